@@ -1,0 +1,14 @@
+"""HiveMind: a handful of Linux machines as one metered compute pool.
+
+Start with ``hivemind/README.md``, which follows a task from ``hivemind run`` to the sandbox and back.
+Importing this package imports nothing else.
+"""
+
+from importlib import metadata
+
+__all__ = ["version"]
+
+
+def version() -> str:
+    """The installed version of the distribution, such as ``0.1.0``."""
+    return metadata.version("hivemind-pool")
