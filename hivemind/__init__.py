@@ -1,7 +1,7 @@
 """HiveMind: a handful of Linux machines as one metered compute pool.
 
-Start with ``hivemind/README.md``, which follows a task from ``hivemind run`` to the sandbox and back.
-Importing this package imports nothing else.
+Start with ``hivemind/README.md``, which follows a task from ``hivemind run`` to the sandbox and
+back. Importing this package imports nothing else.
 """
 
 from importlib import metadata

@@ -124,7 +124,7 @@ class TaskSpec:
     filename: str = ""
     """The script's own name, for tracebacks and ``sys.argv[0]``; a bare name without a folder."""
     argv: tuple[str, ...] = ()
-    """Arguments; for ``COMMAND`` the whole command line. An archive's own ``command`` comes first."""
+    """Arguments; for ``COMMAND`` the whole command line. An archive's ``command`` comes before them."""
     command: tuple[str, ...] = ()
     """For ``ARCHIVE``: the entry to use instead of looking for one; may be empty."""
     env: Mapping[str, str] = attrs.field(factory=dict)
@@ -142,7 +142,7 @@ class TaskSpec:
 
 @attrs.frozen(kw_only=True)
 class Blob:
-    """Bytes kept by the store: inline up to a limit, otherwise a file below the home's ``blobs``."""
+    """Bytes kept by the store: inline up to a limit, otherwise a file in the home's ``blobs``."""
 
     size: int
     inline: bytes | None = None
@@ -217,7 +217,7 @@ class Attempt:
     """The highest report of this attempt that was applied; lower ones are repeats."""
     refusal: RefusalKind | None = None
     result_bytes: int = 0
-    """Size of the tar of its output folder, which the store keeps as a blob; 0 when it left none."""
+    """Size of the tar of its output folder, kept as a blob; 0 when it left none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -246,7 +246,7 @@ class Account:
 
 @attrs.frozen(kw_only=True)
 class Node:
-    """A machine that was enrolled. Whether it is here now is the fleet's to know, not the store's."""
+    """A machine that was enrolled. Whether it is here now is the fleet's to know."""
 
     id: str
     account: str
