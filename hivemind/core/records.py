@@ -124,7 +124,7 @@ class TaskSpec:
     filename: str = ""
     """The script's own name, for tracebacks and ``sys.argv[0]``; a bare name without a folder."""
     argv: tuple[str, ...] = ()
-    """Arguments; for ``COMMAND`` the whole command line. An archive's ``command`` comes before them."""
+    """Arguments; for ``COMMAND`` the whole command line. An archive's ``command`` comes first."""
     command: tuple[str, ...] = ()
     """For ``ARCHIVE``: the entry to use instead of looking for one; may be empty."""
     env: Mapping[str, str] = attrs.field(factory=dict)
