@@ -249,6 +249,8 @@ class Ask(betterproto2.Message):
 
     priority: "int | None" = betterproto2.field(14, betterproto2.TYPE_SINT32, optional=True)
 
+    cpu_s: "float | None" = betterproto2.field(15, betterproto2.TYPE_DOUBLE, optional=True)
+
 
 default_message_pool.register_message("hivemind.v1", "Ask", Ask)
 
@@ -533,6 +535,11 @@ class Finished(betterproto2.Message):
     result: "bytes | None" = betterproto2.field(5, betterproto2.TYPE_BYTES, optional=True)
     """
     The tar of the output folder, where it is small; absent where there is none.
+    """
+
+    output_bytes: "int" = betterproto2.field(6, betterproto2.TYPE_UINT64)
+    """
+    How much output the attempt had, both streams: the master waits for all of it.
     """
 
 

@@ -1,0 +1,256 @@
+"""What tasks print: one append-only file for each attempt, and whoever follows it.
+
+A file is a row of frames: stream (1 byte), time (8, seconds since the epoch), length (4), data.
+Followers read the file, woken by appends; so a slow one holds nothing up and costs no memory.
+"""
+
+import os
+import struct
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import attrs
+import trio
+
+from hivemind.core.records import OutputChunk, OutputStream
+
+_HEADER = struct.Struct("<BdI")
+_FRAME_BYTES = 64 * 1024
+"""The most data in one frame, so that a reader's buffer always holds a whole one."""
+_READ_BYTES = 4 * (_FRAME_BYTES + _HEADER.size)
+
+
+class OutputError(Exception):
+    """Output that cannot be taken."""
+
+
+class OutputGap(OutputError):
+    """Output that does not follow what is known: its sender has lost something."""
+
+
+class OutputTooLarge(OutputError):
+    """More output than any task of its policy may have."""
+
+
+@attrs.frozen
+class _Extent:
+    """How much there is: bytes of both streams, and of the file that holds them."""
+
+    size: int = 0
+    file_bytes: int = 0
+
+
+class OutputLog:
+    """One attempt's output. Appends come from one link at a time; followers are any number."""
+
+    def __init__(self, path: Path, extent: _Extent) -> None:
+        self._path = path
+        self._extent = extent
+        self._lock = trio.Lock()
+        self._grown = trio.Event()
+
+    @property
+    def size(self) -> int:
+        """Bytes of both streams so far."""
+        return self._extent.size
+
+    async def append(self, chunks: Sequence[OutputChunk], *, most_bytes: int) -> None:
+        """Add output; what is known already is skipped, so a sender may repeat itself.
+
+        Not synced: ``sync`` does that once, before the attempt's end is committed. A frame that was
+        torn by a crash or a cancellation is written over by the next append.
+
+        Raises:
+            OutputGap: something between what is known and these chunks is missing.
+            OutputTooLarge: the attempt would have more than ``most_bytes``; nothing was added.
+        """
+        async with self._lock:
+            extent = self._extent
+            size = extent.size
+            frames: list[bytes] = []
+            for chunk in chunks:
+                if chunk.offset > size:
+                    raise OutputGap(f"output goes on at byte {chunk.offset}; {size} are known")
+                data = chunk.data[size - chunk.offset :]
+                size += len(data)
+                if size > most_bytes:
+                    raise OutputTooLarge(f"more than {most_bytes} bytes of output")
+                frames.extend(_frames(chunk.stream, chunk.at, data))
+            if not frames:
+                return
+            block = b"".join(frames)
+            await trio.to_thread.run_sync(_write_at, self._path, extent.file_bytes, block)
+            self._extent = _Extent(size, extent.file_bytes + len(block))
+            grown, self._grown = self._grown, trio.Event()
+            grown.set()
+
+    async def sync(self) -> None:
+        """Have everything so far on disk."""
+        async with self._lock:
+            if self._extent.file_bytes:
+                await trio.to_thread.run_sync(_sync, self._path)
+
+    async def wait_beyond(self, offset: int) -> None:
+        """Return once there are more than ``offset`` bytes."""
+        while self._extent.size <= offset:
+            await self._grown.wait()
+
+    def follow(self, offset: int = 0) -> "Follower":
+        """A place in this log, from which to read on."""
+        return Follower(log=self, offset=offset)
+
+    def sync_chunks(self, stream: OutputStream) -> Iterator[bytes]:
+        """One stream's output up to now, for a thread to read."""
+        extent = self._extent
+        position = at = 0
+        while at < extent.size:
+            chunks, position, at = _read_batch(self._path, position, extent.file_bytes, at)
+            if not chunks:
+                return
+            yield from (chunk.data for chunk in chunks if chunk.stream is stream)
+
+    async def read_at(self, position: int, at: int) -> tuple[tuple[OutputChunk, ...], int, int]:
+        """Some chunks from a frame's position in the file, and where the next frame begins."""
+        if position >= self._extent.file_bytes:
+            return (), position, at
+        return await trio.to_thread.run_sync(
+            _read_batch, self._path, position, self._extent.file_bytes, at
+        )
+
+
+@attrs.define
+class Follower:
+    """A place in a log."""
+
+    log: OutputLog
+    offset: int
+    """Bytes of both streams that were read, or need not be."""
+    _position: int = 0
+    _at: int = 0
+
+    async def next_batch(self) -> tuple[OutputChunk, ...]:
+        """The next output that is there now; empty where there is none."""
+        while True:
+            chunks, self._position, self._at = await self.log.read_at(self._position, self._at)
+            if not chunks:
+                return ()
+            wanted = tuple(_beyond(chunks, self.offset))
+            if wanted:
+                self.offset = self._at
+                return wanted
+
+    async def wait(self) -> None:
+        """Return once ``next_batch`` has something to give."""
+        await self.log.wait_beyond(self.offset)
+
+
+class OutputFolder:
+    """The logs of all attempts. One that somebody holds is the same object for everybody."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._open: weakref.WeakValueDictionary[tuple[str, int], OutputLog] = (
+            weakref.WeakValueDictionary()
+        )
+        self._lock = trio.Lock()
+
+    async def log(self, task_id: str, attempt: int) -> OutputLog:
+        """The attempt's log, empty where nothing was written yet.
+
+        Args:
+            task_id: one that this pool made, since it becomes part of a path.
+            attempt: from 1.
+        """
+        async with self._lock:
+            known = self._open.get((task_id, attempt))
+            if known is None:
+                path = self._root / task_id / f"{attempt}.log"
+                known = OutputLog(path, await trio.to_thread.run_sync(_measure, path))
+                self._open[task_id, attempt] = known
+            return known
+
+
+def _frames(stream: OutputStream, at: float, data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), _FRAME_BYTES):
+        piece = data[start : start + _FRAME_BYTES]
+        yield _HEADER.pack(int(stream), at, len(piece))
+        yield piece
+
+
+def _beyond(chunks: tuple[OutputChunk, ...], offset: int) -> Iterator[OutputChunk]:
+    for chunk in chunks:
+        if chunk.offset >= offset:
+            yield chunk
+        elif chunk.offset + len(chunk.data) > offset:
+            yield attrs.evolve(chunk, offset=offset, data=chunk.data[offset - chunk.offset :])
+
+
+def _write_at(path: Path, position: int, data: bytes) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        written = 0
+        while written < len(data):
+            written += os.pwrite(descriptor, data[written:], position + written)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    for name in (path, path.parent):
+        descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _measure(path: Path) -> _Extent:
+    """What whole frames a file holds; a torn one at its end does not count."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return _Extent()
+    with file:
+        total = os.fstat(file.fileno()).st_size
+        position = size = 0
+        while position + _HEADER.size <= total:
+            file.seek(position)
+            stream, _, length = _HEADER.unpack(file.read(_HEADER.size))
+            end = position + _HEADER.size + length
+            if end > total or length > _FRAME_BYTES or stream not in _STREAMS:
+                break
+            position, size = end, size + length
+        return _Extent(size, position)
+
+
+_STREAMS = frozenset(int(stream) for stream in OutputStream)
+
+
+def _read_batch(
+    path: Path, position: int, file_bytes: int, at: int
+) -> tuple[tuple[OutputChunk, ...], int, int]:
+    with path.open("rb") as file:
+        file.seek(position)
+        block = file.read(min(_READ_BYTES, file_bytes - position))
+    chunks: list[OutputChunk] = []
+    start = 0
+    while start + _HEADER.size <= len(block):
+        stream, when, length = _HEADER.unpack_from(block, start)
+        end = start + _HEADER.size + length
+        if end > len(block):
+            break
+        chunks.append(
+            OutputChunk(
+                stream=OutputStream(stream),
+                offset=at,
+                data=block[start + _HEADER.size : end],
+                at=when,
+            )
+        )
+        start, at = end, at + length
+    return tuple(chunks), position + start, at

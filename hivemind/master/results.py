@@ -1,0 +1,186 @@
+"""A task's result: a zip that is made as it is read, and never whole anywhere.
+
+It holds ``output/`` (what the task left in its output folder), ``stdout.txt``, ``stderr.txt`` and
+``result.json``. Members are stored, not compressed: what is worth compressing the task has
+compressed, and a download costs no more than reading a file.
+"""
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import attrs
+import trio
+
+from hivemind.core.records import Attempt, OutputStream, Task
+from hivemind.master.output import OutputLog
+
+_PIECE_BYTES = 256 * 1024
+
+
+@attrs.frozen(kw_only=True)
+class ResultParts:
+    """Where a result comes from."""
+
+    task: Task
+    attempt: Attempt | None
+    log: OutputLog | None
+    outputs: Path | bytes | None
+    """The tar of the output folder: a file, or its bytes where they are few."""
+
+
+async def result_pieces(parts: ResultParts) -> AsyncGenerator[bytes, None]:
+    """The zip, piece by piece. Reading it again gives the same bytes."""
+    pieces = _zip_pieces(parts)
+    try:
+        while True:
+            piece = await trio.to_thread.run_sync(next, pieces, None)
+            if piece is None:
+                return
+            yield piece
+    finally:
+        pieces.close()
+
+
+class _Outlet(io.RawIOBase):
+    """A file that is only written to, and emptied in between."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self.held = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
+        piece = bytes(data)
+        self._pieces.append(piece)
+        self.held += len(piece)
+        return len(piece)
+
+    def take(self) -> bytes:
+        taken = b"".join(self._pieces)
+        self._pieces.clear()
+        self.held = 0
+        return taken
+
+
+def _zip_pieces(parts: ResultParts) -> Generator[bytes, None, None]:
+    outlet = _Outlet()
+    ended_at = datetime.fromtimestamp(parts.task.finished_at or 0.0, tz=UTC)
+    stamp = max(ended_at, datetime(1980, 1, 1, tzinfo=UTC)).timetuple()[:6]
+    with zipfile.ZipFile(outlet, "w", allowZip64=True) as archive:
+        damage = yield from _add_outputs(archive, outlet, parts.outputs, stamp)
+        if parts.log is not None:
+            for name, stream in (
+                ("stdout.txt", OutputStream.STDOUT),
+                ("stderr.txt", OutputStream.STDERR),
+            ):
+                yield from _add(archive, outlet, name, stamp, parts.log.sync_chunks(stream))
+        document = json.dumps(_document(parts, damage), indent=2).encode() + b"\n"
+        yield from _add(archive, outlet, "result.json", stamp, [document])
+    if outlet.held:
+        yield outlet.take()
+
+
+def _add(
+    archive: zipfile.ZipFile,
+    outlet: _Outlet,
+    name: str,
+    stamp: tuple[int, ...],
+    data: Iterable[bytes],
+    *,
+    executable: bool = False,
+) -> Generator[bytes, None, None]:
+    info = zipfile.ZipInfo(name, date_time=stamp)  # type: ignore[arg-type]
+    info.external_attr = (0o100755 if executable else 0o100644) << 16
+    info.compress_type = zipfile.ZIP_STORED
+    with archive.open(info, "w", force_zip64=True) as member:
+        for piece in data:
+            member.write(piece)
+            if outlet.held >= _PIECE_BYTES:
+                yield outlet.take()
+
+
+def _add_outputs(
+    archive: zipfile.ZipFile,
+    outlet: _Outlet,
+    outputs: Path | bytes | None,
+    stamp: tuple[int, ...],
+) -> Generator[bytes, None, str]:
+    """The tar's regular files. Returns what was wrong with it, or an empty text.
+
+    The tar comes from a node, which may be anybody's: names that lead elsewhere, links, devices and
+    sparse members are left out.
+    """
+    if outputs is None:
+        return ""
+    source: IO[bytes] = io.BytesIO(outputs) if isinstance(outputs, bytes) else outputs.open("rb")
+    left_out = 0
+    names: set[str] = set()
+    with source:
+        try:
+            with tarfile.open(fileobj=source, mode="r|", bufsize=_PIECE_BYTES) as tar:
+                for member in tar:
+                    name = _safe_name(member.name)
+                    file = tar.extractfile(member) if _is_plain(member) else None
+                    if file is None or name is None or name in names:
+                        left_out += not member.isdir()
+                        continue
+                    names.add(name)
+                    yield from _add(
+                        archive,
+                        outlet,
+                        f"output/{name}",
+                        stamp,
+                        _file_pieces(file),
+                        executable=bool(member.mode & 0o100),
+                    )
+        except (tarfile.TarError, EOFError, OSError, UnicodeError) as error:
+            return f"the outputs cannot be read to their end: {error}"
+    return f"{left_out} outputs were not plain files and were left out" if left_out else ""
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    return member.isreg() and not member.issparse()
+
+
+def _file_pieces(file: IO[bytes]) -> Iterator[bytes]:
+    while piece := file.read(_PIECE_BYTES):
+        yield piece
+
+
+def _safe_name(name: str) -> str | None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        return None
+    text = str(path)
+    if not text.isprintable() or "\\" in text:
+        return None
+    return text
+
+
+def _document(parts: ResultParts, damage: str) -> dict[str, Any]:
+    task, attempt = parts.task, parts.attempt
+    document: dict[str, Any] = {
+        "task_id": task.id,
+        "name": task.name,
+        "state": task.state.value,
+        "reason": task.reason.value if task.reason is not None else None,
+        "detail": task.detail,
+        "exit_code": task.exit_code,
+        "attempts": task.attempt,
+        "submitted_at": task.submitted_at,
+        "started_at": task.started_at,
+        "finished_at": task.finished_at,
+        "usage": attrs.asdict(attempt.usage) if attempt is not None else None,
+        "node": attempt.node_id if attempt is not None else None,
+    }
+    if damage:
+        document["outputs"] = damage
+    return document

@@ -1,0 +1,99 @@
+"""A task's spec as the bytes that the store keeps and the link forwards unread."""
+
+from hivemind._pb.hivemind import v1
+from hivemind.core.records import PayloadKind, Requirements, TaskSpec
+from hivemind.rpc.contract.faults import MalformedMessage
+
+_KIND_TO_WIRE = {
+    PayloadKind.SCRIPT: v1.PayloadKind.SCRIPT,
+    PayloadKind.ARCHIVE: v1.PayloadKind.ARCHIVE,
+    PayloadKind.COMMAND: v1.PayloadKind.COMMAND,
+}
+_KIND_FROM_WIRE = {wire: kind for kind, wire in _KIND_TO_WIRE.items()}
+
+
+def kind_to_wire(kind: PayloadKind) -> v1.PayloadKind:
+    """The wire's value for a payload kind."""
+    return _KIND_TO_WIRE[kind]
+
+
+def kind_from_wire(wire: v1.PayloadKind) -> PayloadKind:
+    """The record's value. Raises MalformedMessage for one that is unknown here."""
+    kind = _KIND_FROM_WIRE.get(wire)
+    if kind is None:
+        raise MalformedMessage(
+            f"payload kind {int(wire)} is unknown; script, archive and command are known"
+        )
+    return kind
+
+
+def requirements_to_wire(needs: Requirements) -> v1.Requirements:
+    """Field by field."""
+    return v1.Requirements(
+        cpu_millis=needs.cpu_millis,
+        memory_bytes=needs.memory_bytes,
+        scratch_bytes=needs.scratch_bytes,
+        gpus=needs.gpus,
+        gpu_memory_bytes=needs.gpu_memory_bytes,
+        gpu_name=needs.gpu_name,
+        location=needs.location,
+    )
+
+
+def requirements_from_wire(wire: v1.Requirements | None) -> Requirements:
+    """Field by field; absent is the record's default."""
+    if wire is None:
+        return Requirements()
+    return Requirements(
+        cpu_millis=wire.cpu_millis,
+        memory_bytes=wire.memory_bytes,
+        scratch_bytes=wire.scratch_bytes,
+        gpus=wire.gpus,
+        gpu_memory_bytes=wire.gpu_memory_bytes,
+        gpu_name=wire.gpu_name,
+        location=wire.location,
+    )
+
+
+def encode_spec(spec: TaskSpec) -> bytes:
+    """The spec as bytes; ``decode_spec`` gives it back."""
+    return bytes(
+        v1.TaskSpec(
+            kind=kind_to_wire(spec.kind),
+            filename=spec.filename,
+            argv=list(spec.argv),
+            command=list(spec.command),
+            env=dict(spec.env),
+            policy=spec.policy,
+            requirements=requirements_to_wire(spec.requirements),
+            wall_s=spec.wall_s,
+            cpu_s=spec.cpu_s,
+            pids=spec.pids,
+            output_bytes=spec.output_bytes,
+            result_bytes=spec.result_bytes,
+            has_stdin=spec.has_stdin,
+        )
+    )
+
+
+def decode_spec(data: bytes) -> TaskSpec:
+    """The spec of some bytes. Raises MalformedMessage where they are not one."""
+    try:
+        wire = v1.TaskSpec.parse(data)
+    except (ValueError, TypeError, IndexError, KeyError, EOFError) as error:
+        raise MalformedMessage("a task's spec cannot be read") from error
+    return TaskSpec(
+        kind=kind_from_wire(wire.kind),
+        filename=wire.filename,
+        argv=tuple(wire.argv),
+        command=tuple(wire.command),
+        env=dict(wire.env),
+        policy=wire.policy,
+        requirements=requirements_from_wire(wire.requirements),
+        wall_s=wire.wall_s,
+        cpu_s=wire.cpu_s,
+        pids=wire.pids,
+        output_bytes=wire.output_bytes,
+        result_bytes=wire.result_bytes,
+        has_stdin=wire.has_stdin,
+    )
