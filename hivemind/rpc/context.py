@@ -1,0 +1,52 @@
+"""The call that the current task serves: who calls, from where, and what goes with the answer."""
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from hivemind.rpc.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from hivemind.rpc.auth import Principal
+    from hivemind.rpc.spool import SpoolFile
+
+
+@attrs.define
+class CallContext:
+    """One call on the server, for as long as its handler runs."""
+
+    method: str
+    peer: str
+    """`host:port` of the caller, or `unknown`."""
+    peer_certificate: dict[str, Any] | None = None
+    principal: "Principal | None" = None
+    error_code: ErrorCode | None = None
+    upload: "SpoolFile | None" = None
+
+
+_current: ContextVar[CallContext] = ContextVar("hivemind_rpc_call")
+
+
+def enter_call(context: CallContext) -> None:
+    """Make `context` the current one, for this task and those it starts."""
+    _current.set(context)
+
+
+def current_call() -> CallContext:
+    """The call that this task serves.
+
+    Raises:
+        LookupError: it serves none.
+    """
+    return _current.get()
+
+
+def current_peer() -> str:
+    """`host:port` of the caller. Raises LookupError outside of a call."""
+    return current_call().peer
+
+
+def note_error_code(code: ErrorCode) -> None:
+    """Put `code` into the trailing metadata of the current call's answer, an OK one included."""
+    current_call().error_code = code
