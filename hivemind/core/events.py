@@ -24,6 +24,8 @@ class Started:
 
     attempt: int
     seq: int
+    node_id: str = ""
+    """The node whose link brought it, by the master's own knowledge; empty: not to be checked."""
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +38,8 @@ class Refused:
     detail: str
     is_last_hope: bool = False
     """No other known node could ever take the task: refusing it ends it."""
+    node_id: str = ""
+    """The node whose link brought it, by the master's own knowledge; empty: not to be checked."""
 
 
 @attrs.frozen(kw_only=True)
@@ -45,6 +49,8 @@ class Finished:
     attempt: int
     seq: int
     ending: Ending
+    node_id: str = ""
+    """The node whose link brought it, by the master's own knowledge; empty: not to be checked."""
 
 
 @attrs.frozen(kw_only=True)
@@ -97,6 +103,7 @@ class KillAttempt:
     task_id: str
     attempt: int
     node_id: str
+    """Empty: whichever node sent the report that this answers."""
 
 
 @attrs.frozen(kw_only=True)
