@@ -1,0 +1,241 @@
+"""A store that forgets everything with the process: for tests, and the model for the real one."""
+
+import time
+from collections.abc import Callable, Iterable
+
+import attrs
+import trio
+
+from hivemind.core.records import (
+    Account,
+    Attempt,
+    Blob,
+    JoinToken,
+    Node,
+    RevokedToken,
+    Task,
+    TaskState,
+)
+from hivemind.store import rows
+from hivemind.store.api import (
+    CommitFailed,
+    DuplicateTask,
+    check_limit,
+    one_name,
+    parse_cursor,
+)
+from hivemind.store.changes import Changes, NewTask, Snapshot, StoredSpec, TaskPage
+
+
+@attrs.define(kw_only=True)
+class _Tables:
+    tasks: dict[str, Task] = attrs.field(factory=dict)
+    """In the order of submission: a later record of a task keeps its place."""
+    specs: dict[str, StoredSpec] = attrs.field(factory=dict)
+    attempts: dict[tuple[str, int], Attempt] = attrs.field(factory=dict)
+    results: dict[tuple[str, int], Blob] = attrs.field(factory=dict)
+    accounts: dict[str, Account] = attrs.field(factory=dict)
+    nodes: dict[str, Node] = attrs.field(factory=dict)
+    join_tokens: dict[bytes, JoinToken] = attrs.field(factory=dict)
+    revoked_tokens: dict[str, RevokedToken] = attrs.field(factory=dict)
+    facts: dict[str, bytes] = attrs.field(factory=dict)
+
+    def copy(self) -> "_Tables":
+        return _Tables(
+            **{field.name: dict(getattr(self, field.name)) for field in attrs.fields(_Tables)}
+        )
+
+
+class MemoryStore:
+    """See ``Store`` for the promises, of which this one keeps all but that of the disk."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._tables = _Tables()
+        self._is_closed = False
+
+    async def commit(self, changes: Changes) -> None:
+        """See ``Store.commit``."""
+        await trio.lowlevel.checkpoint()
+        if self._is_closed:
+            raise CommitFailed("nothing was stored: the store is closed")
+        tables = self._tables.copy()
+        try:
+            _apply(tables, changes)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise CommitFailed(f"nothing was stored: {error}") from error
+        self._tables = tables
+
+    async def load(self) -> Snapshot:
+        """See ``Store.load``."""
+        await trio.lowlevel.checkpoint()
+        tables, now = self._tables, self._clock()
+        unfinished = tuple(task for task in tables.tasks.values() if not task.state.is_end)
+        newest = (tables.attempts.get((task.id, task.attempt)) for task in unfinished)
+        return Snapshot(
+            tasks=unfinished,
+            attempts=tuple(attempt for attempt in newest if attempt is not None),
+            accounts=tuple(tables.accounts.values()),
+            nodes=tuple(tables.nodes.values()),
+            join_tokens=tuple(
+                token
+                for token in tables.join_tokens.values()
+                if token.used_at is None and token.expires_at > now
+            ),
+            revoked_tokens=tuple(
+                token for token in tables.revoked_tokens.values() if token.expires_at > now
+            ),
+            facts=dict(tables.facts),
+        )
+
+    async def spec(self, task_id: str) -> StoredSpec | None:
+        """See ``Store.spec``."""
+        await trio.lowlevel.checkpoint()
+        return self._tables.specs.get(task_id)
+
+    async def task(self, task_id: str) -> Task | None:
+        """See ``Store.task``."""
+        await trio.lowlevel.checkpoint()
+        return self._tables.tasks.get(task_id)
+
+    async def attempts(self, task_id: str) -> tuple[Attempt, ...]:
+        """See ``Store.attempts``."""
+        await trio.lowlevel.checkpoint()
+        found = (
+            attempt for attempt in self._tables.attempts.values() if attempt.task_id == task_id
+        )
+        return tuple(sorted(found, key=lambda attempt: attempt.number))
+
+    async def result(self, task_id: str, attempt: int) -> Blob | None:
+        """See ``Store.result``."""
+        await trio.lowlevel.checkpoint()
+        return self._tables.results.get((task_id, attempt))
+
+    async def tasks(
+        self,
+        *,
+        account: str | None = None,
+        states: frozenset[TaskState] | None = None,
+        cursor: str | None = None,
+        limit: int,
+    ) -> TaskPage:
+        """See ``Store.tasks``."""
+        await trio.lowlevel.checkpoint()
+        before = parse_cursor(cursor)
+        check_limit(limit)
+        numbered = list(enumerate(self._tables.tasks.values(), start=1))
+        found = [
+            (number, task)
+            for number, task in reversed(numbered)
+            if number < before
+            and (account is None or task.account == account)
+            and (states is None or task.state in states)
+        ]
+        return TaskPage(
+            tasks=tuple(task for _, task in found[:limit]),
+            next_cursor=str(found[limit - 1][0]) if len(found) > limit else None,
+        )
+
+    async def find_task(
+        self, account: str, *, client_id: str | None = None, client_key: str | None = None
+    ) -> Task | None:
+        """See ``Store.find_task``."""
+        await trio.lowlevel.checkpoint()
+        field, value = one_name(client_id, client_key)
+        return _find(self._tables, account, field, value)
+
+    async def blob_files(self) -> frozenset[str]:
+        """See ``Store.blob_files``."""
+        await trio.lowlevel.checkpoint()
+        blobs = list(self._tables.results.values())
+        for stored in self._tables.specs.values():
+            blobs += [blob for blob in (stored.payload, stored.stdin) if blob is not None]
+        return frozenset(blob.file for blob in blobs if blob.file is not None)
+
+    async def close(self) -> None:
+        """See ``Store.close``."""
+        await trio.lowlevel.checkpoint()
+        self._is_closed = True
+
+
+def _apply(tables: _Tables, changes: Changes) -> None:
+    for new in changes.new_tasks:
+        _insert_task(tables, new)
+    for task in changes.tasks:
+        _check(rows.task_row(task))
+        known = tables.tasks.get(task.id)
+        if known is None:
+            raise CommitFailed(f"there is no task {task.id} to update")
+        key = rows.TASK_KEY_COLUMNS
+        if rows.task_row(known)[:key] != rows.task_row(task)[:key]:
+            raise CommitFailed(f"an update of task {task.id} would change what is its for good")
+        tables.tasks[task.id] = task
+    for attempt in changes.attempts:
+        _check(rows.attempt_row(attempt))
+        if attempt.task_id not in tables.tasks or attempt.number < 1:
+            raise CommitFailed(f"there is no task {attempt.task_id} for an attempt")
+        tables.attempts[attempt.task_id, attempt.number] = attempt
+    for result in changes.results:
+        _check(rows.blob_row(result.blob))
+        if (result.task_id, result.attempt) not in tables.attempts:
+            raise CommitFailed(f"there is no attempt {result.attempt} at task {result.task_id}")
+        tables.results[result.task_id, result.attempt] = result.blob
+    for account in changes.accounts:
+        _check(rows.account_row(account))
+        tables.accounts[account.name] = account
+    for node in changes.nodes:
+        _check(rows.node_row(node))
+        tables.nodes[node.id] = node
+    for id_ in changes.forgotten_nodes:
+        tables.nodes.pop(id_, None)
+    for join_token in changes.join_tokens:
+        _check(rows.join_token_row(join_token))
+        tables.join_tokens[join_token.digest] = join_token
+    for revoked_token in changes.revoked_tokens:
+        _check(rows.revoked_token_row(revoked_token))
+        tables.revoked_tokens[revoked_token.token_id] = revoked_token
+    for name, value in changes.facts.items():
+        _check((name, value))
+        tables.facts[name] = value
+
+
+def _insert_task(tables: _Tables, new: NewTask) -> None:
+    task = new.task
+    _check(rows.task_row(task))
+    _check((new.spec, *rows.blob_row(new.payload), *rows.blob_row(new.stdin)))
+    by_id = tables.tasks.get(task.id)
+    by_client_id = _find(tables, task.account, "client_id", task.client_id)
+    by_client_key = _find(tables, task.account, "client_key", task.client_key)
+    for field, value, existing in (
+        ("id", task.id, by_id),
+        ("client_id", task.client_id, by_client_id),
+        ("client_key", task.client_key, by_client_key),
+    ):
+        if existing is not None:
+            raise DuplicateTask(
+                field=field,
+                value=value,
+                account=task.account,
+                task_id=task.id,
+                existing=existing.id,
+            )
+    tables.tasks[task.id] = task
+    tables.specs[task.id] = StoredSpec(spec=new.spec, payload=new.payload, stdin=new.stdin)
+
+
+def _find(tables: _Tables, account: str, field: str, value: str) -> Task | None:
+    if not value:
+        return None
+    for task in tables.tasks.values():
+        if task.account == account and getattr(task, field) == value:
+            return task
+    return None
+
+
+def _check(values: Iterable[object]) -> None:
+    """Raise for what a database could not hold: broken Unicode, numbers beyond 64 bits."""
+    for value in values:
+        if isinstance(value, str):
+            value.encode()
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise OverflowError(f"{value} is beyond 64 bits")
