@@ -7,7 +7,8 @@ Followers read the file, woken by appends; so a slow one holds nothing up and co
 import os
 import struct
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -44,8 +45,9 @@ class _Extent:
 class OutputLog:
     """One attempt's output. Appends come from one link at a time; followers are any number."""
 
-    def __init__(self, path: Path, extent: _Extent) -> None:
+    def __init__(self, path: Path, extent: _Extent, on_growth: Callable[[], None]) -> None:
         self._path = path
+        self._on_growth = on_growth
         self._extent = extent
         self._lock = trio.Lock()
         self._grown = trio.Event()
@@ -84,6 +86,7 @@ class OutputLog:
             self._extent = _Extent(size, extent.file_bytes + len(block))
             grown, self._grown = self._grown, trio.Event()
             grown.set()
+        self._on_growth()
 
     async def sync(self) -> None:
         """Have everything so far on disk."""
@@ -91,9 +94,9 @@ class OutputLog:
             if self._extent.file_bytes:
                 await trio.to_thread.run_sync(_sync, self._path)
 
-    async def wait_beyond(self, offset: int) -> None:
-        """Return once there are more than ``offset`` bytes."""
-        while self._extent.size <= offset:
+    async def wait_for(self, size: int) -> None:
+        """Return once there are that many bytes."""
+        while self._extent.size < size:
             await self._grown.wait()
 
     def follow(self, offset: int = 0) -> "Follower":
@@ -140,16 +143,14 @@ class Follower:
                 self.offset = self._at
                 return wanted
 
-    async def wait(self) -> None:
-        """Return once ``next_batch`` has something to give."""
-        await self.log.wait_beyond(self.offset)
-
 
 class OutputFolder:
     """The logs of all attempts. One that somebody holds is the same object for everybody."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, on_growth: Callable[[str], None]) -> None:
+        """``on_growth`` is called with a task's id whenever it has new output."""
         self._root = root
+        self._on_growth = on_growth
         self._open: weakref.WeakValueDictionary[tuple[str, int], OutputLog] = (
             weakref.WeakValueDictionary()
         )
@@ -166,7 +167,8 @@ class OutputFolder:
             known = self._open.get((task_id, attempt))
             if known is None:
                 path = self._root / task_id / f"{attempt}.log"
-                known = OutputLog(path, await trio.to_thread.run_sync(_measure, path))
+                extent = await trio.to_thread.run_sync(_measure, path)
+                known = OutputLog(path, extent, partial(self._on_growth, task_id))
                 self._open[task_id, attempt] = known
             return known
 

@@ -2,7 +2,7 @@
 
 from grpclib.const import Status
 
-from hivemind.rpc.errors import CallRefused, ErrorCode
+from hivemind.rpc.errors import CallRefused, ErrorCode, fail
 
 _STATUS = {
     ErrorCode.USER_NOT_FOUND: Status.NOT_FOUND,
@@ -44,3 +44,43 @@ class NamedFault(CallRefused):
         if code is None or code not in _STATUS:
             return cls(ErrorCode.INVALID_SESSION, message)
         return cls(code, text)
+
+
+def invalid(text: str) -> CallRefused:
+    """What was sent cannot be right, whatever the state of things."""
+    return CallRefused(Status.INVALID_ARGUMENT, text)
+
+
+def unauthenticated(text: str) -> CallRefused:
+    """The caller did not prove who it is."""
+    return fail(ErrorCode.INVALID_SESSION, Status.UNAUTHENTICATED, text)
+
+
+def denied(text: str, code: ErrorCode | None = None) -> CallRefused:
+    """The caller may not do this."""
+    return fail(code, Status.PERMISSION_DENIED, text)
+
+
+def taken(text: str) -> CallRefused:
+    """There is one already."""
+    return CallRefused(Status.ALREADY_EXISTS, text)
+
+
+def exhausted(text: str) -> CallRefused:
+    """A limit is reached: less, or later, would do."""
+    return CallRefused(Status.RESOURCE_EXHAUSTED, text)
+
+
+def not_now(text: str) -> CallRefused:
+    """The state of things does not allow it."""
+    return CallRefused(Status.FAILED_PRECONDITION, text)
+
+
+def unavailable(text: str) -> CallRefused:
+    """Trying again later may help."""
+    return CallRefused(Status.UNAVAILABLE, text)
+
+
+def superseded(text: str) -> CallRefused:
+    """Something newer took this call's place."""
+    return CallRefused(Status.ABORTED, text)

@@ -1,0 +1,118 @@
+"""Accounts: registering, logging in, and the secrets with which others come in."""
+
+from collections.abc import Callable
+
+from hivemind.core.errors import CoreError
+from hivemind.core.ids import check_account_name
+from hivemind.core.messages import Identity, Secret
+from hivemind.core.policy import PoolRules
+from hivemind.core.records import Account, RevokedToken, Role
+from hivemind.master import commands
+from hivemind.master.authority import Authority
+from hivemind.master.passwords import MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARS, Passwords
+from hivemind.master.rates import RateLimiter
+from hivemind.master.reactor import Reactor
+from hivemind.master.secrets import OneTimeSecrets, digest_of
+from hivemind.rpc.auth import Principal
+from hivemind.rpc.contract.faults import NamedFault, denied, invalid
+from hivemind.rpc.errors import ErrorCode
+
+
+class Accounts:
+    """See ``rpc.contract.accounts.AccountHandlers``."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        authority: Authority,
+        secrets: OneTimeSecrets,
+        *,
+        rules: Callable[[], PoolRules],
+        clock: Callable[[], float],
+        rates: RateLimiter,
+        is_open: Callable[[], bool],
+    ) -> None:
+        """``is_open``: whether anybody may register without an invitation."""
+        self._reactor = reactor
+        self._authority = authority
+        self._secrets = secrets
+        self._rules = rules
+        self._clock = clock
+        self._rates = rates
+        self._is_open = is_open
+        self._passwords = Passwords()
+
+    async def register(self, peer: str, name: str, password: str, invite: str) -> None:
+        """Make an account of role user. Raises NamedFault or CallRefused."""
+        self._rates.check("register", peer.rpartition(":")[0])
+        try:
+            check_account_name(name)
+        except CoreError as error:
+            raise invalid(str(error)) from error
+        if len(password) < MIN_PASSWORD_CHARS or len(password.encode()) > MAX_PASSWORD_BYTES:
+            raise invalid(
+                f"a password has {MIN_PASSWORD_CHARS} characters or more,"
+                f" and at most {MAX_PASSWORD_BYTES} bytes"
+            )
+        digest = None
+        if not self._is_open():
+            if not invite:
+                raise denied("this pool takes new accounts by invitation; ask for a code")
+            digest = digest_of(invite)
+            token = self._reactor.cluster.join_tokens.get(digest)
+            if token is None or token.purpose != "invite" or token.expires_at <= self._clock():
+                raise denied("this invitation is unknown, used or expired; ask for a new one")
+        if name in self._reactor.cluster.accounts:
+            raise NamedFault(ErrorCode.USER_EXISTS, f"the name {name} is taken; choose another")
+        account = Account(
+            name=name,
+            role=Role.USER,
+            password_hash=await self._passwords.hash(password),
+            created_at=self._clock(),
+        )
+        await self._reactor.perform(lambda turn: commands.register(turn, account, digest))
+
+    async def login(self, peer: str, name: str, password: str) -> str:
+        """A token for the account.
+
+        An unknown account and a wrong password get the same answer after the same work. Raises
+        NamedFault or CallRefused.
+        """
+        self._rates.check("login from", peer.rpartition(":")[0])
+        self._rates.check("login to", name[:64])
+        account = self._reactor.cluster.accounts.get(name)
+        stored = account.password_hash if account is not None else ""
+        matches = len(password.encode()) <= MAX_PASSWORD_BYTES and await self._passwords.matches(
+            stored, password
+        )
+        if account is None or not matches:
+            raise NamedFault(
+                ErrorCode.INVALID_PASSWORD, "no account has this name and password; try again"
+            )
+        return self._authority.account_token(account, self._rules().token_ttl_s)
+
+    async def whoami(self, caller: Principal) -> Identity:
+        """Who the caller is."""
+        account = self._reactor.cluster.accounts[caller.account]
+        return Identity(
+            account=account.name,
+            role=account.role,
+            email=account.email,
+            created_at=account.created_at,
+            expires_at=caller.expires_at,
+        )
+
+    async def logout(self, caller: Principal) -> None:
+        """Revoke the caller's token."""
+        token = RevokedToken(token_id=caller.token_id, expires_at=caller.expires_at)
+        await self._reactor.perform(lambda turn: commands.revoke(turn, token))
+
+    async def create_join_token(self, caller: Principal, ttl_s: float) -> Secret:
+        """A secret with which a worker enrols for the caller."""
+        return await self._secrets.create(caller.account, "join", ttl_s)
+
+    async def create_invite(self, caller: Principal, ttl_s: float) -> Secret:
+        """A secret with which somebody may register; for admins."""
+        if caller.role != Role.ADMIN:
+            raise denied("only an admin may invite; ask one")
+        return await self._secrets.create(caller.account, "invite", ttl_s)

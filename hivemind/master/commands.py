@@ -1,0 +1,282 @@
+"""What may be done to the cluster: each a function that changes a turn, or raises and changes
+nothing.
+
+They check everything that could have changed since their caller looked, because between a look and
+a turn others had their turns.
+"""
+
+from collections.abc import Sequence
+
+import attrs
+
+from hivemind.core.events import (
+    Admit,
+    Finished,
+    KillAttempt,
+    NodeLost,
+    Refused,
+    Started,
+    Stop,
+)
+from hivemind.core.messages import (
+    AttemptRef,
+    FinishedReport,
+    Hello,
+    RefusedReport,
+    StartedReport,
+)
+from hivemind.core.records import (
+    Account,
+    Blob,
+    JoinToken,
+    Node,
+    RefusalKind,
+    RevokedToken,
+    Task,
+)
+from hivemind.master.turn import Turn
+from hivemind.rpc.contract.faults import NamedFault, denied, exhausted, taken
+from hivemind.rpc.errors import ErrorCode
+from hivemind.store.changes import NewTask, ResultBlob
+
+# --- tasks ---
+
+
+def submit(turn: Turn, new: NewTask, *, most_unfinished: int) -> Task:
+    """Take a task. One whose client key was used in this very turn is the task made then."""
+    task = new.task
+    if task.client_key:
+        twin = turn.find_new(task.account, client_key=task.client_key)
+        if twin is not None:
+            return twin
+    if turn.cluster.unfinished_of[task.account] >= most_unfinished:
+        raise exhausted(
+            f"account {task.account} has {most_unfinished} unfinished tasks, which is the most;"
+            " wait for some or stop some",
+        )
+    turn.add_task(new)
+    return turn.step(task.id, Admit()).task
+
+
+def stop(turn: Turn, task_id: str, by: str) -> Task | None:
+    """Ask for the task's end. None: it had ended before this turn."""
+    if turn.task(task_id) is None:
+        return None
+    return turn.step(task_id, Stop(by=by)).task
+
+
+# --- reports ---
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """A node's report with the blob of its result, which is on disk already."""
+
+    item: StartedReport | RefusedReport | FinishedReport
+    result: Blob | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Reported:
+    """What became of a report."""
+
+    is_applied: bool
+    """False: it was a repeat, or the attempt is over and its result is not wanted."""
+    is_unwanted: bool = False
+    """The node should end the attempt, if it still runs it."""
+
+
+def report_all(turn: Turn, node_id: str, said: Sequence[Report]) -> tuple[Reported, ...]:
+    """Apply a node's reports, all or none. Raises LifecycleError for one that cannot be true."""
+    return tuple(report(turn, node_id, one) for one in said)
+
+
+def report(turn: Turn, node_id: str, said: Report) -> Reported:
+    """Apply a report of a node. Raises LifecycleError for one that cannot be true."""
+    ref = said.item.ref
+    if turn.task(ref.task_id) is None:
+        # It ended before this turn, or it never was; to the node both are the same.
+        return Reported(is_applied=False, is_unwanted=True)
+    before = turn.attempt(ref.task_id)
+    after = turn.step(ref.task_id, _event(turn, node_id, said.item))
+    is_applied = after.attempt is not before
+    if is_applied and said.result is not None:
+        turn.put_result(ResultBlob(task_id=ref.task_id, attempt=ref.attempt, blob=said.result))
+    return Reported(
+        is_applied=is_applied,
+        is_unwanted=any(isinstance(effect, KillAttempt) for effect in after.effects),
+    )
+
+
+def _event(
+    turn: Turn, node_id: str, item: StartedReport | RefusedReport | FinishedReport
+) -> Started | Refused | Finished:
+    match item:
+        case StartedReport():
+            return Started(attempt=item.ref.attempt, seq=item.seq, node_id=node_id)
+        case RefusedReport():
+            return Refused(
+                attempt=item.ref.attempt,
+                seq=item.seq,
+                kind=item.kind,
+                detail=item.detail,
+                node_id=node_id,
+                is_last_hope=item.kind is RefusalKind.POLICY
+                and _is_last_hope(turn, item.ref.task_id, node_id),
+            )
+        case FinishedReport():
+            return Finished(
+                attempt=item.ref.attempt, seq=item.seq, ending=item.ending, node_id=node_id
+            )
+
+
+def _is_last_hope(turn: Turn, task_id: str, refusing_node_id: str) -> bool:
+    """Whether no node of the fleet but those that refused for good could ever run the task."""
+    task = turn.task(task_id)
+    if task is None:
+        return False
+    refused = {bar.node_id for bar in turn.cluster.queue.bars_of(task_id) if bar.until is None}
+    return not any(
+        node.id not in refused
+        and node.id != refusing_node_id
+        and node.could_ever_run(task.requirements)
+        for node in turn.cluster.fleet.nodes.values()
+    )
+
+
+# --- nodes ---
+
+
+@attrs.frozen(kw_only=True)
+class Joined:
+    """What a node that said hello must know."""
+
+    wanted: tuple[AttemptRef, ...]
+    """Held attempts that go on."""
+    unwanted: tuple[AttemptRef, ...]
+    """Held attempts that must end without a report."""
+    stopping: tuple[AttemptRef, ...]
+    """Wanted attempts whose stop was asked for."""
+
+
+def join(turn: Turn, node_id: str, hello: Hello) -> Joined:
+    """A node is here, and holds some attempts; what else was given to it is lost."""
+    node = turn.node(node_id)
+    if node is None:
+        raise NamedFault(ErrorCode.NODE_NOT_FOUND, f"node {node_id} was forgotten; enrol it anew")
+    turn.put_node(attrs.evolve(node, last_seen_at=turn.now))
+    held = set(hello.held)
+    wanted: set[AttemptRef] = set()
+    stopping: list[AttemptRef] = []
+    for task_id in tuple(turn.cluster.on_node.get(node_id, ())):
+        task, attempt = turn.task(task_id), turn.attempt(task_id)
+        if task is None or attempt is None or task.node_id != node_id:
+            continue
+        ref = AttemptRef(task_id, attempt.number)
+        if ref in held:
+            wanted.add(ref)
+            if task.stop_requested:
+                stopping.append(ref)
+        else:
+            turn.step(
+                task_id,
+                NodeLost(attempt=attempt.number, detail=f"node {node.name} came back without it"),
+            )
+    turn.cluster.fleet.join(
+        node_id=node_id,
+        account=node.account,
+        name=node.name,
+        capabilities=hello.capabilities,
+        trust=node.trust,
+        draining=hello.draining,
+    )
+    return Joined(
+        wanted=tuple(ref for ref in hello.held if ref in wanted),
+        unwanted=tuple(ref for ref in hello.held if ref not in wanted),
+        stopping=tuple(stopping),
+    )
+
+
+def set_connected(turn: Turn, node_id: str, *, connected: bool) -> None:
+    """A node's link broke: it is given nothing more, and keeps what it has until its lease ends."""
+    if node_id in turn.cluster.fleet:
+        turn.cluster.fleet.set_connected(node_id, connected)
+
+
+def set_draining(turn: Turn, node_id: str, *, draining: bool) -> None:
+    """A node takes nothing more, or does again."""
+    if node_id in turn.cluster.fleet:
+        turn.cluster.fleet.set_draining(node_id, draining)
+
+
+def lose(turn: Turn, node_id: str, detail: str) -> int:
+    """A node's lease is over: everything that it had is lost. Returns how much that was."""
+    lost = 0
+    for task_id in tuple(turn.cluster.on_node.get(node_id, ())):
+        attempt = turn.attempt(task_id)
+        task = turn.task(task_id)
+        if task is None or attempt is None or task.node_id != node_id:
+            continue
+        turn.step(task_id, NodeLost(attempt=attempt.number, detail=detail))
+        lost += 1
+    if node_id in turn.cluster.fleet:
+        turn.cluster.fleet.leave(node_id)
+        turn.cluster.queue.lift_bars(node_id)
+    return lost
+
+
+def enrol(turn: Turn, node: Node, join_digest: bytes | None) -> Node:
+    """Take a node in. With a digest the one-time secret of that digest is used up.
+
+    A second enrolment with the same key, as after an answer that was lost, is the same node.
+    """
+    for known in turn.cluster.nodes.values():
+        if known.public_key == node.public_key:
+            if known.account != node.account:
+                raise taken(
+                    "this worker's key belongs to another account's node;"
+                    " give the worker a home of its own",
+                )
+            return known
+    if join_digest is not None:
+        _use(turn, join_digest, "join")
+    turn.put_node(node)
+    return node
+
+
+# --- accounts ---
+
+
+def register(turn: Turn, account: Account, invite_digest: bytes | None) -> None:
+    """Make an account. With a digest the invitation of that digest is used up."""
+    if turn.account(account.name) is not None:
+        raise NamedFault(ErrorCode.USER_EXISTS, f"the name {account.name} is taken; choose another")
+    if invite_digest is not None:
+        _use(turn, invite_digest, "invite")
+    turn.put_account(account)
+
+
+def put_join_token(turn: Turn, token: JoinToken) -> None:
+    """Make a one-time secret known."""
+    turn.put_join_token(token)
+
+
+def revoke(turn: Turn, token: RevokedToken) -> None:
+    """Let a token no longer be believed."""
+    turn.revoke(token)
+
+
+def _use(turn: Turn, digest: bytes, purpose: str) -> JoinToken:
+    token = turn.join_token(digest)
+    if (
+        token is None
+        or token.purpose != purpose
+        or token.used_at is not None
+        or token.expires_at <= turn.now
+    ):
+        what = "invitation" if purpose == "invite" else "join token"
+        raise denied(
+            f"this {what} is unknown, used or expired; ask for a new one",
+        )
+    turn.put_join_token(attrs.evolve(token, used_at=turn.now))
+    return token

@@ -1,0 +1,259 @@
+"""The Link service: workers come, prove who they are, take work and report."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+
+import attrs
+import structlog
+import trio
+
+from hivemind.core.events import Effect, KillAttempt, SendAssign, SendStop
+from hivemind.core.lifecycle import LifecycleError
+from hivemind.core.messages import (
+    AttemptRef,
+    Enrolled,
+    Enrolment,
+    FinishedReport,
+    KillOrder,
+    MasterItem,
+    NodeToken,
+    StopOrder,
+    WorkerItem,
+)
+from hivemind.core.records import Blob
+from hivemind.master import commands
+from hivemind.master.enrolment import Enroller
+from hivemind.master.session import GiveOrder, Session, SessionTools
+from hivemind.rpc.contract.faults import MalformedMessage, denied, superseded, unavailable
+from hivemind.rpc.errors import CallRefused, ErrorCode
+from hivemind.rpc.spool import Spool
+from hivemind.store.blobs import BlobFolder
+
+_GOODBYE_S = 5.0
+_OUTPUT_S = 30.0
+"""How long a result waits for output that is still on its way over the link."""
+_RETRY_S = 1.0
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class Links:
+    """Every worker's link, and the leases of those that are away."""
+
+    def __init__(
+        self,
+        tools: SessionTools,
+        *,
+        enroller: Enroller,
+        blobs: BlobFolder,
+        spool: Spool,
+        most_result_bytes: Callable[[str], int],
+    ) -> None:
+        self._tools = tools
+        self._enroller = enroller
+        self._blobs = blobs
+        self._spool = spool
+        self._most_result_bytes = most_result_bytes
+        self._sessions: dict[str, Session] = {}
+        self._leases: dict[str, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the tasks of all links until cancelled.
+
+        Nodes that had work when the master last stopped get a lease's time to come back.
+        """
+        async with trio.open_nursery() as links:
+            self._nursery = links
+            try:
+                for node_id in self._tools.reactor.cluster.on_node:
+                    links.start_soon(self._await_return, node_id)
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    def session(self, node_id: str) -> Session | None:
+        """The node's link; None while it has none."""
+        return self._sessions.get(node_id)
+
+    def end_all(self) -> None:
+        """Cut every link: the cluster was read anew, and what they know of it may be wrong."""
+        for session in tuple(self._sessions.values()):
+            session.end(unavailable("the master starts over; connect again"))
+
+    def dispatch(self, effects: Sequence[Effect]) -> None:
+        """Hand what was committed to the links it concerns; may not wait.
+
+        A node that is away misses nothing: what it was given and does not hold when it comes back
+        is assigned again, and stops are repeated then.
+        """
+        for effect in effects:
+            if not isinstance(effect, SendAssign | SendStop | KillAttempt):
+                continue
+            session = self._sessions.get(effect.node_id)
+            if session is None:
+                continue
+            ref = AttemptRef(effect.task_id, effect.attempt)
+            match effect:
+                case SendAssign():
+                    session.order(GiveOrder(ref))
+                case SendStop():
+                    session.order(StopOrder(ref))
+                case KillAttempt():
+                    session.order(KillOrder(ref))
+
+    # --- the service ---
+
+    async def enrol(self, peer: str, enrolment: Enrolment) -> Enrolled:
+        """See LinkHandlers."""
+        return await self._enroller.enrol(peer, enrolment)
+
+    async def challenge(self, peer: str, node_id: str) -> bytes:
+        """See LinkHandlers."""
+        return self._enroller.challenge(node_id)
+
+    async def prove(self, peer: str, node_id: str, nonce: bytes, signature: bytes) -> NodeToken:
+        """See LinkHandlers."""
+        return self._enroller.prove(node_id, nonce, signature)
+
+    async def connect(
+        self, node_id: str, batches: AsyncIterator[tuple[WorkerItem, ...]]
+    ) -> AsyncGenerator[tuple[MasterItem, ...], None]:
+        """See LinkHandlers. A node's newer link ends its older one."""
+        nursery = self._running()
+        older = self._sessions.get(node_id)
+        if older is not None:
+            older.end(superseded("a newer link of this node took this one's place"))
+            await older.gone.wait()
+        session = Session(node_id, self._tools)
+        self._sessions[node_id] = session
+        lease = self._leases.pop(node_id, None)
+        if lease is not None:
+            lease.cancel()
+        log.info("link_opened", node_id=node_id)
+        nursery.start_soon(session.listen, batches)
+        try:
+            async with aclosing(session.orders()) as orders:
+                async for batch in orders:
+                    yield batch
+        finally:
+            session.end()
+            with trio.move_on_after(_GOODBYE_S, shield=True):
+                await session.gone.wait()
+            log.info("link_closed", node_id=node_id)
+            if self._sessions.get(node_id) is session:
+                del self._sessions[node_id]
+                if self._nursery is not None:
+                    self._nursery.start_soon(self._await_return, node_id)
+
+    async def fetch_payload(
+        self, node_id: str, ref: AttemptRef, *, stdin: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """See LinkHandlers."""
+        self._check_given(node_id, ref)
+        stored = await self._tools.store.spec(ref.task_id)
+        blob = None if stored is None else stored.stdin if stdin else stored.payload
+        if blob is None:
+            return
+        async with self._blobs.open_read(blob) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def finish_with_result(
+        self, node_id: str, report: FinishedReport, result: AsyncIterator[bytes]
+    ) -> None:
+        """See LinkHandlers. A report on an attempt that is over is answered and dropped."""
+        ref = report.ref
+        task = self._tools.reactor.cluster.tasks.get(ref.task_id)
+        if task is None or task.attempt != ref.attempt:
+            return
+        self._check_given(node_id, ref)
+        async with self._spool.open_file(max_bytes=self._most_result_bytes(task.policy)) as file:
+            async for piece in result:
+                await file.write(piece)
+            await file.finish()
+            await self._settle_output(report)
+            size = file.size_bytes
+            blob = await self._blobs.adopt(file.path)
+        item = attrs.evolve(report, ending=attrs.evolve(report.ending, result_bytes=size))
+        said = commands.Report(item=item, result=blob)
+        try:
+            (outcome,) = await self._tools.reactor.perform(
+                lambda turn: commands.report_all(turn, node_id, [said])
+            )
+        except LifecycleError as error:
+            await self._blobs.delete(blob)
+            raise MalformedMessage(str(error)) from error
+        if not outcome.is_applied:
+            await self._drop_unless_stored(ref, blob)
+
+    async def _drop_unless_stored(self, ref: AttemptRef, blob: Blob) -> None:
+        """Remove a result's file, unless the store names it.
+
+        Whether a cancelled or failed call's report was committed cannot be known here, so then the
+        file stays; if nothing names it, it is removed at the next start.
+        """
+        stored = await self._tools.store.result(ref.task_id, ref.attempt)
+        if stored is None or stored.file != blob.file:
+            await self._blobs.delete(blob)
+
+    async def _settle_output(self, report: FinishedReport) -> None:
+        known = await self._tools.output.log(report.ref.task_id, report.ref.attempt)
+        with trio.move_on_after(_OUTPUT_S) as waiting:
+            await known.wait_for(report.output_bytes)
+        if waiting.cancelled_caught:
+            raise unavailable(
+                f"{report.output_bytes} bytes of output were announced and {known.size} came;"
+                " send the rest over the link and repeat this"
+            )
+        await known.sync()
+
+    def _check_given(self, node_id: str, ref: AttemptRef) -> None:
+        task = self._tools.reactor.cluster.tasks.get(ref.task_id)
+        if task is None or task.node_id != node_id or task.attempt != ref.attempt:
+            raise denied(
+                "no such attempt is this node's",
+                ErrorCode.TASK_NOT_FOUND,
+            )
+
+    def _running(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise unavailable("the master is not ready; connect again")
+        return self._nursery
+
+    # --- leases ---
+
+    async def _await_return(self, node_id: str) -> None:
+        """Give a node that is away until its lease ends; then what it had is lost."""
+        scope = trio.CancelScope()
+        self._leases[node_id] = scope
+        try:
+            with scope:
+                reactor = self._tools.reactor
+                await self._insist(
+                    lambda: reactor.perform(
+                        lambda turn: commands.set_connected(turn, node_id, connected=False)
+                    )
+                )
+                lease_s = self._tools.rules().lease_s
+                await trio.sleep(lease_s)
+                detail = f"its node was silent for {lease_s:g} s"
+                await self._insist(
+                    lambda: reactor.perform(lambda turn: commands.lose(turn, node_id, detail))
+                )
+                log.warning("node_lost", node_id=node_id)
+        finally:
+            if self._leases.get(node_id) is scope:
+                del self._leases[node_id]
+
+    async def _insist(self, attempt: Callable[[], Awaitable[object]]) -> None:
+        """Repeat until the store takes it: nobody else would."""
+        while True:
+            try:
+                await attempt()
+            except CallRefused as error:
+                log.warning("lease_not_stored", error=str(error))
+                await trio.sleep(_RETRY_S)
+            else:
+                return

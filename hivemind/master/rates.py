@@ -1,0 +1,40 @@
+"""How often somebody may try something that could be guessed."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from hivemind.rpc.contract.faults import exhausted
+
+_MOST_KEYS = 10_000
+"""Of more than this many strangers the one that was quiet longest is forgotten."""
+
+
+@attrs.frozen
+class _Bucket:
+    tokens: float
+    at: float
+
+
+class RateLimiter:
+    """A token bucket for each key: a minute's worth at once, and then as they come back."""
+
+    def __init__(self, per_minute: Callable[[], int]) -> None:
+        self._per_minute = per_minute
+        self._buckets: OrderedDict[tuple[str, str], _Bucket] = OrderedDict()
+
+    def check(self, what: str, key: str) -> None:
+        """Count one try. Raises CallRefused, and counts nothing, where it is one too many."""
+        most = float(self._per_minute())
+        now = trio.current_time()
+        bucket = self._buckets.pop((what, key), _Bucket(most, now))
+        tokens = min(most, bucket.tokens + (now - bucket.at) * most / 60)
+        allowed = tokens >= 1
+        self._buckets[what, key] = _Bucket(tokens - 1 if allowed else tokens, now)
+        if len(self._buckets) > _MOST_KEYS:
+            self._buckets.popitem(last=False)
+        if not allowed:
+            wait_s = (1 - tokens) * 60 / most
+            raise exhausted(f"too many tries; wait {wait_s:.0f} s and try again")
