@@ -1,0 +1,55 @@
+"""A spec in the words that the spawner reads: plain data for one JSON document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sandbox.python import find_python
+from sandbox.spec import Spec
+
+_INODE_BYTES = 4096
+_LEAST_INODES = 64
+
+
+def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
+    """Describe a run. Paths of the host become absolute, and the environment whole."""
+    limits = spec.limits
+    python = spec.python or find_python()
+    binds = [(str(bind.source.absolute()), str(bind.target)) for bind in spec.binds]
+    if python.prefix is not None:
+        binds.append((str(python.prefix), str(python.target)))
+    archive = None
+    if spec.archive is not None:
+        archive = {
+            "source": str(spec.archive.source.absolute()),
+            "max_bytes": spec.archive.max_bytes,
+            "max_members": spec.archive.max_members,
+            "max_ratio": spec.archive.max_ratio,
+        }
+    return {
+        "argv": list(spec.argv),
+        "env": {"HOME": "/task", "LANG": "C.UTF-8", **dict(python.env), **spec.env},
+        "limits": {
+            "open_files": limits.open_files,
+            "file_bytes": limits.file_bytes,
+            "cpu_s": limits.cpu_s,
+        },
+        # Without a cgroup: a backstop behind the watchdog, with room for the stacks of threads.
+        "data_bytes": None if with_cgroup else 2 * limits.memory_bytes,
+        "quotas": [
+            ("task", limits.scratch_bytes, limits.scratch_inodes),
+            ("tmp", limits.tmp_bytes, _inodes(limits.tmp_bytes)),
+            ("shm", limits.shm_bytes, _inodes(limits.shm_bytes)),
+        ],
+        "files": [
+            {"source": str(file.source.absolute()), "name": file.name, "mode": file.mode}
+            for file in spec.files
+        ],
+        "archive": archive,
+        "binds": binds,
+        "output_dir": spec.output_dir,
+    }
+
+
+def _inodes(size_bytes: int) -> int:
+    return max(_LEAST_INODES, size_bytes // _INODE_BYTES)

@@ -1,0 +1,255 @@
+"""The pool's end of the spawner: its process, its socket, and who waits for which answer."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from sandbox.bubblewrap import Bubblewrap
+from sandbox.errors import Finding, SetupFailed, Unavailable
+
+_MESSAGE_BYTES = 1 << 16
+_READY_S = 30.0
+_END_S = 10.0
+_MAIN = Path(__file__).parent / "spawner" / "__main__.py"
+
+
+@attrs.frozen
+class Answer:
+    """One message of the spawner; `pidfd` (-1 for none) is the receiver's to close."""
+
+    fields: dict[str, Any]
+    pidfd: int
+
+
+class _Awaited:
+    def __init__(self) -> None:
+        self.arrived = trio.Event()
+        self.answer: Answer | None = None
+
+
+class SpawnerLink:
+    """Requests to the spawner, and its notices of processes that ended."""
+
+    def __init__(self, link: socket.socket, pidfds: list[int]) -> None:
+        self._link = link
+        self._pidfds = pidfds
+        self._awaited: dict[tuple[int, str], _Awaited] = {}
+        self._sending = trio.Lock()
+        self._lost = False
+        self._last_id = 0
+
+    def kill(self) -> None:
+        """Kill the spawner, and with it all that it started; `run` returns when it is gone."""
+        _kill_all(self._pidfds)
+
+    def new_id(self) -> int:
+        """An id for one process to be started."""
+        self._last_id += 1
+        return self._last_id
+
+    async def request(self, number: int, op: str, fields: dict[str, Any], fds: list[int]) -> Answer:
+        """Send one request and wait for its answer.
+
+        Raises:
+            SetupFailed: the spawner refused it, or is gone.
+        """
+        awaited = self._expect(number, op)
+        data = json.dumps({"id": number, "op": op, **fields}).encode()
+        try:
+            async with self._sending:
+                await self._send(data, fds)
+            await awaited.arrived.wait()
+        finally:
+            self._awaited.pop((number, op), None)
+        answer = self._received(awaited)
+        if "error" in answer.fields:
+            raise SetupFailed(f"the sandbox could not be made: {answer.fields['error']}")
+        return answer
+
+    def expect_end(self, number: int) -> None:
+        """Note that `ended` will be called for this id; to be said before it is started."""
+        self._expect(number, "ended")
+
+    async def ended(self, number: int) -> dict[str, Any]:
+        """Wait until the spawner has reaped the process of this id, and return what it tells.
+
+        Raises:
+            SetupFailed: the spawner is gone.
+        """
+        awaited = self._awaited[number, "ended"]
+        await awaited.arrived.wait()
+        del self._awaited[number, "ended"]
+        return self._received(awaited).fields
+
+    def _expect(self, number: int, kind: str) -> _Awaited:
+        if self._lost:
+            raise SetupFailed("the spawner process of this pool is gone: open a new pool")
+        awaited = _Awaited()
+        self._awaited[number, kind] = awaited
+        return awaited
+
+    def _received(self, awaited: _Awaited) -> Answer:
+        if awaited.answer is None:
+            raise SetupFailed("the spawner process of this pool is gone: open a new pool")
+        return awaited.answer
+
+    async def _send(self, data: bytes, fds: list[int]) -> None:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        while True:
+            await trio.lowlevel.checkpoint()
+            try:
+                self._link.sendmsg([data], ancillary)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._link)
+            except OSError as error:
+                raise SetupFailed(
+                    f"the spawner process of this pool is gone ({error.strerror}): open a new pool"
+                ) from error
+            else:
+                return
+
+    async def receive(self) -> Answer | None:
+        """The next message, or None when the spawner has closed its end."""
+        while True:
+            await trio.lowlevel.checkpoint()
+            try:
+                data, fds, _, _ = socket.recv_fds(
+                    self._link, _MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                with contextlib.suppress(trio.ClosedResourceError):
+                    await trio.lowlevel.wait_readable(self._link)
+            except OSError:
+                return None  # the other end is gone, or ours was closed
+            else:
+                if not data:
+                    return None
+                return Answer(json.loads(data), fds[0] if fds else -1)
+
+    async def run(self) -> None:
+        """Hand out answers until the spawner closes its end; then everyone who waits is told."""
+        try:
+            while (answer := await self.receive()) is not None:
+                awaited = self._awaited.get((answer.fields["id"], answer.fields["answer"]))
+                if awaited is not None:
+                    awaited.answer = answer
+                    awaited.arrived.set()
+                elif answer.pidfd >= 0:
+                    os.close(answer.pidfd)
+        finally:
+            self._lost = True
+            for awaited in self._awaited.values():
+                awaited.arrived.set()
+
+
+@contextlib.asynccontextmanager
+async def open_link(
+    bubblewrap: Bubblewrap, *, as_root: bool, inside_uid: int
+) -> AsyncIterator[SpawnerLink]:
+    """Start a spawner; leaving ends it, and the kernel ends all that it started.
+
+    Raises:
+        Unavailable: it could not make its namespaces.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setblocking(False)
+    config = {
+        "as_root": as_root,
+        "inside_uid": inside_uid,
+        "bwrap": str(bubblewrap.path),
+        "bwrap_libraries": [str(path) for path in bubblewrap.libraries],
+    }
+    with theirs:
+        process = _start_process(theirs)
+    pidfds = [os.pidfd_open(process.pid)]
+    try:
+        link = SpawnerLink(ours, pidfds)
+        ours.send(json.dumps(config).encode())
+        with trio.move_on_after(_READY_S) as start:
+            pidfds.insert(0, _check_ready(await link.receive()))
+        if start.cancelled_caught:
+            raise SetupFailed("the spawner process did not start within 30 seconds")
+        yield link
+    finally:
+        trio.lowlevel.notify_closing(ours)
+        ours.close()
+        _kill_all(pidfds)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _END_S):
+            await trio.lowlevel.checkpoint()
+            for pidfd in pidfds:
+                await trio.lowlevel.wait_readable(pidfd)
+        for pidfd in pidfds:
+            os.close(pidfd)
+        process.poll()
+
+
+def _start_process(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-X", "utf8", _MAIN, str(theirs.fileno())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+        env={},
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+def _check_ready(answer: Answer | None) -> int:
+    """The spawner's pidfd, once it says that it is ready."""
+    if answer is None:
+        raise SetupFailed("the spawner process ended while it started")
+    fields = answer.fields
+    if fields["answer"] != "ready":
+        raise Unavailable((explain_refusal(fields["step"], fields["error"]),))
+    return answer.pidfd
+
+
+def _kill_all(pidfds: list[int]) -> None:
+    for pidfd in pidfds:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
+def explain_refusal(step: str, error: str) -> Finding:
+    """The finding for namespaces or mounts that the kernel refused, with what usually mends it."""
+    for path, bad, remedy in (
+        (
+            "/proc/sys/kernel/unprivileged_userns_clone",
+            "0",
+            "sysctl kernel.unprivileged_userns_clone=1",
+        ),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or give this Python an "
+            "AppArmor profile that allows userns",
+        ),
+        ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
+    ):
+        try:
+            value = Path(path).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if value == bad:
+            return Finding(name=step, ok=False, detail=error, remedy=f"as root: {remedy}")
+    return Finding(
+        name=step,
+        ok=False,
+        detail=error,
+        remedy="run where user, mount and pid namespaces may be made (in a container: "
+        "--privileged, or a seccomp profile that allows unshare, mount and pivot_root)",
+    )

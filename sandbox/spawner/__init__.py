@@ -1,0 +1,18 @@
+"""The spawner: a small single-threaded process that starts every sandbox of one pool.
+
+It runs as `python -I -S`, with an empty environment and the standard library alone, in mount and
+pid namespaces of its own. Everything that it starts lives below it: when it ends, for whatever
+reason, the kernel kills all of it and drops every mount.
+
+Modules, in the order of one run:
+
+- `__main__` makes the namespaces; `serve` answers the pool's messages;
+- `house` lays out the private file tree: bubblewrap, /etc for tasks, the slots' tmpfs;
+- `child` is the process that becomes the sandbox: it joins the cgroup, gives up every privilege,
+  has `stage` (with `archive`) put the inputs in place, and executes bubblewrap with the command
+  line of `bwrap` and the filter of `seccomp`;
+- `collect` writes a finished task's output as a tar;
+- `linux` holds the system calls that Python lacks.
+
+Nothing here may import attrs, trio or the rest of `sandbox`; only `sandbox.link` starts it.
+"""

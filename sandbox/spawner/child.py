@@ -1,0 +1,143 @@
+"""The process that becomes a sandbox: born in its own pid namespace, it ends as bubblewrap.
+
+It is pid 1 of that namespace, so killing this one process kills everything that ever ran in the
+sandbox, at any moment of its start, and the kernel lets it be reaped only when all of that is
+gone. Whatever goes wrong before bubblewrap runs is one JSON line on the report descriptor.
+"""
+
+# Descriptors and plain strings throughout; pathlib would slow the start.
+# ruff: noqa: PTH123
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import resource
+import signal
+from typing import Any, NoReturn
+
+from sandbox.spawner import bwrap, linux, seccomp, stage
+
+_ARGS_FD, _SECCOMP_FD, _STATUS_FD = 3, 4, 5
+_ABOVE = 16  # descriptors are first moved out of the way of the numbers above
+
+
+def become_sandbox(
+    start: dict[str, Any],
+    *,
+    bwrap_path: str,
+    as_root: bool,
+    slot: int,
+    uid: int,
+    report: int,
+    streams: tuple[int, int, int],
+    joins: list[int],
+) -> NoReturn:
+    """Join the cgroups, stage the inputs, give up every privilege and execute bubblewrap.
+
+    Args:
+        start: the run as `sandbox.link` describes it.
+        bwrap_path: bubblewrap in the spawner's tree.
+        as_root: whether ids are to be changed (else there are only capabilities to drop).
+        slot: whose mounts to use.
+        uid: the unprivileged uid and gid to take on.
+        report: descriptor for our errors and then for bubblewrap's JSON status.
+        streams: the task's stdin, stdout and stderr.
+        joins: cgroup.procs descriptors of the hierarchies to join by writing.
+    """
+    try:
+        for descriptor in joins:
+            os.write(descriptor, b"0")
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        os.umask(0o022)
+        _prefer_for_oom_killing()
+        inputs = stage.open_inputs(start)
+        if as_root:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+        else:
+            linux.drop_capabilities()
+        linux.no_new_privileges()
+        if start["data_bytes"] is not None:
+            _limit(resource.RLIMIT_DATA, start["data_bytes"])
+        stage.stage(inputs, f"/pool/slots/{slot}/task", start)
+        words = bwrap.build_options(
+            slot, start["env"], [target for _, target in start["binds"]], _SECCOMP_FD, _STATUS_FD
+        )
+        _arrange_descriptors(
+            streams,
+            _memory_file("args", words),
+            _memory_file("filter", seccomp.build_filter(platform.machine())),
+            report,
+        )
+        report = _STATUS_FD
+        _apply_limits(start["limits"])
+        os.execve(  # noqa: S606
+            bwrap_path, bwrap.command_line(bwrap_path, _ARGS_FD, start["argv"]), {}
+        )
+    except stage.StageError as error:
+        _fail(report, error.kind, error.text)
+    except MemoryError:
+        _fail(report, "archive", "unpacking the archive needs more memory than the task has")
+    except OSError as error:
+        kind = "spec" if error.errno == 7 else "setup"
+        _fail(report, kind, f"{error.strerror or error}: {error.filename or bwrap_path}")
+    except Exception as error:
+        _fail(report, "setup", f"{type(error).__name__}: {error}")
+    finally:
+        os._exit(1)  # never back into the spawner's loop
+
+
+def _fail(report: int, kind: str, text: str) -> NoReturn:
+    os.write(
+        report, json.dumps({"error": kind, "text": " ".join(text.split())[:500]}).encode() + b"\n"
+    )
+    os._exit(1)
+
+
+def _prefer_for_oom_killing() -> None:
+    # When the whole machine runs out of memory, a task goes before whoever started it.
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+
+
+def _limit(which: int, value: int) -> None:
+    hard = resource.getrlimit(which)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def _apply_limits(limits: dict[str, Any]) -> None:
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, limits["open_files"])
+    _limit(resource.RLIMIT_FSIZE, limits["file_bytes"])
+    if limits["cpu_s"] is not None:
+        # A backstop behind the supervisor's own reading: whole seconds, one process at a time.
+        _limit(resource.RLIMIT_CPU, int(limits["cpu_s"]) + 2)
+
+
+def _memory_file(name: str, data: bytes) -> int:
+    descriptor = os.memfd_create(name)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _arrange_descriptors(
+    streams: tuple[int, int, int], args: int, filter_fd: int, report: int
+) -> None:
+    """Leave exactly six descriptors open, at their final numbers."""
+    wanted = [
+        fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE)
+        for descriptor in (*streams, args, filter_fd, report)
+    ]
+    for number, descriptor in enumerate(wanted):
+        os.dup2(descriptor, number, inheritable=True)
+    os.closerange(len(wanted), resource.getrlimit(resource.RLIMIT_NOFILE)[1])

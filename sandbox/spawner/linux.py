@@ -1,0 +1,152 @@
+"""System calls that Python's standard library lacks.
+
+Each wrapper raises OSError with the kernel's errno. See the manual pages of section 2.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import struct
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_PIDFD = 0x00001000
+CLONE_INTO_CGROUP = 0x200000000
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_BIND = 4096
+MS_REC = 16384
+MS_SLAVE = 1 << 19
+MNT_DETACH = 2
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NO_NEW_PRIVS = 38
+
+_SYS_CLONE3 = 435
+_SYS_OPENAT2 = 437
+_SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+# PyDLL keeps the GIL: a child that clone3 made must not wait for a lock that its parent held.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _check(value: int, what: str) -> int:
+    if value < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return value
+
+
+def _syscall(number: int, *args: object, what: str) -> int:
+    return _check(int(_libc.syscall(ctypes.c_long(number), *args)), what)
+
+
+def unshare(flags: int) -> None:
+    """Give the calling process new namespaces (unshare(2))."""
+    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def mount(source: str, target: str, fstype: str | None, flags: int, data: str = "") -> None:
+    """Mount, bind or change a mount (mount(2)); targets are named in errors."""
+    result = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        fstype.encode() if fstype else None,
+        ctypes.c_ulong(flags),
+        data.encode() if data else None,
+    )
+    _check(result, f"mount {target}")
+
+
+def umount(target: str) -> None:
+    """Take a mount out of sight at once; the kernel frees it when its last user is gone."""
+    _check(_libc.umount2(os.fsencode(target), ctypes.c_int(MNT_DETACH)), f"umount {target}")
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """Make `new_root` the root of this mount namespace and hang the old one below it."""
+    number = _SYS_PIVOT_ROOT[platform.machine()]
+    _syscall(number, os.fsencode(new_root), os.fsencode(put_old), what="pivot_root")
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it ends."""
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0), "prctl(PR_SET_PDEATHSIG)")
+
+
+def no_new_privileges() -> None:
+    """Forbid this process and its descendants to gain privileges through execve."""
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(PR_SET_NO_NEW_PRIVS)")
+
+
+def drop_capabilities() -> None:
+    """Empty the effective, permitted and inheritable capability sets of this process."""
+    header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
+    _syscall(_SYS_CAPSET[platform.machine()], header, bytes(24), what="capset")
+
+
+def openat2(folder: int, path: str, flags: int, resolve: int) -> int:
+    """Open `path` below the folder descriptor under the given RESOLVE_ restrictions."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    return _syscall(
+        _SYS_OPENAT2,
+        ctypes.c_int(folder),
+        os.fsencode(path),
+        how,
+        ctypes.c_size_t(len(how)),
+        what="openat2",
+    )
+
+
+def clone(flags: int, cgroup: int | None = None) -> tuple[int, int]:
+    """Fork through clone3, with new namespaces and born in a cgroup where those are asked for.
+
+    Args:
+        flags: CLONE_NEW* flags, or 0.
+        cgroup: descriptor of a cgroup v2 folder, or None for the caller's own cgroups.
+
+    Returns:
+        (pid, pidfd) in the parent, (0, -1) in the child.
+    """
+    pidfd = ctypes.c_int(-1)
+    if cgroup is not None:
+        flags |= CLONE_INTO_CGROUP
+    args = struct.pack(
+        "=11Q",
+        flags | CLONE_PIDFD,
+        ctypes.addressof(pidfd),
+        0,
+        0,
+        17,  # SIGCHLD
+        0,
+        0,
+        0,
+        0,
+        0,
+        cgroup if cgroup is not None else 0,
+    )
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = int(_libc.syscall(ctypes.c_long(_SYS_CLONE3), args, ctypes.c_size_t(len(args))))
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0, -1
+    number = ctypes.get_errno()
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(number, f"clone3: {os.strerror(number)}")
+    os.set_inheritable(pidfd.value, False)
+    return pid, pidfd.value

@@ -1,0 +1,196 @@
+"""What is to be run: the command, its inputs, its limits. Everything is judged when it is made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import attrs
+
+from sandbox.errors import BadSpec
+from sandbox.python import Python
+
+_MIB = 1 << 20
+_MIN_MEMORY_BYTES = 16 * _MIB  # unpacking and starting take about 12 MiB themselves
+_MAX_FILES = 10_000
+_MAX_VARIABLES = 1_000
+_MAX_BINDS = 64
+# One argument of execve may hold 128 KiB (MAX_ARG_STRLEN), all of them a quarter of the stack.
+_MAX_ARGUMENT_BYTES = (128 << 10) - 1
+_RESERVED = frozenset(
+    ("bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "sys", "task", "tmp")
+) | {"usr"}
+
+
+def _positive(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not value > 0:
+        raise BadSpec(f"{attribute.name} must be positive, not {value}")
+
+
+def _at_least(least: int) -> Any:  # noqa: ANN401 (the type of an attrs validator)
+    def check(instance: object, attribute: attrs.Attribute[Any], value: int) -> None:
+        if value < least:
+            raise BadSpec(f"{attribute.name} must be at least {least}, not {value}")
+
+    return check
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """What one run may use.
+
+    Attributes:
+        memory_bytes: memory of all its processes together. Files in its tmpfs folders count
+            against the cgroup too, whose limit therefore is this plus the three quotas below.
+        scratch_bytes: size of /task.
+        scratch_inodes: files and folders in /task.
+        tmp_bytes: size of /tmp.
+        shm_bytes: size of /dev/shm.
+        pids: processes and threads at once.
+        cpus: share of processors, 0.5 being half of one.
+        wall_s: seconds from start to end, staging included.
+        cpu_s: seconds of processor time, or None for no limit.
+        output_bytes: stdout and stderr together; what is over is cut and the run ended.
+        file_bytes: size of any one file.
+        open_files: descriptors of one process.
+    """
+
+    memory_bytes: int = attrs.field(default=512 * _MIB, validator=_at_least(_MIN_MEMORY_BYTES))
+    scratch_bytes: int = attrs.field(default=1024 * _MIB, validator=_at_least(4096))
+    scratch_inodes: int = attrs.field(default=100_000, validator=_at_least(16))
+    tmp_bytes: int = attrs.field(default=64 * _MIB, validator=_at_least(4096))
+    shm_bytes: int = attrs.field(default=64 * _MIB, validator=_at_least(4096))
+    pids: int = attrs.field(default=256, validator=_at_least(8))
+    cpus: float = attrs.field(default=1.0, validator=_positive)
+    wall_s: float = attrs.field(default=3600.0, validator=_positive)
+    cpu_s: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    output_bytes: int = attrs.field(default=64 * _MIB, validator=_at_least(0))
+    file_bytes: int = attrs.field(default=1024 * _MIB, validator=_at_least(4096))
+    open_files: int = attrs.field(default=1024, validator=_at_least(64))
+
+    @property
+    def cgroup_memory_bytes(self) -> int:
+        """The limit of the cgroup: memory and every tmpfs that is charged to it."""
+        return self.memory_bytes + self.scratch_bytes + self.tmp_bytes + self.shm_bytes
+
+
+def _check_relative(what: str, name: str) -> None:
+    steps = name.split("/")
+    if not name or name.startswith("/") or ".." in steps or "" in steps or "." in steps:
+        raise BadSpec(f"{what} must be a relative path without '..': {name!r}")
+    _check_text(what, name)
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        raise BadSpec(f"{what} has a control character: {name!r}")
+
+
+def _check_text(what: str, text: str) -> None:
+    if "\0" in text:
+        raise BadSpec(f"{what} has a NUL character")
+    try:
+        size_bytes = len(os.fsencode(text))
+    except UnicodeEncodeError:
+        raise BadSpec(f"{what} is not valid text") from None
+    if size_bytes > _MAX_ARGUMENT_BYTES:
+        raise BadSpec(f"{what} is longer than {_MAX_ARGUMENT_BYTES} bytes")
+
+
+@attrs.frozen(kw_only=True)
+class StagedFile:
+    """One file of the host that is copied into /task before the start.
+
+    Attributes:
+        source: the file on the host.
+        name: where it goes: a relative path below /task.
+        mode: its permission bits, 0o644 where nothing is said.
+    """
+
+    source: Path
+    name: str
+    mode: int = attrs.field(default=0o644, validator=attrs.validators.in_(range(0o1000)))
+
+    def __attrs_post_init__(self) -> None:
+        _check_relative("a staged file's name", self.name)
+
+
+@attrs.frozen(kw_only=True)
+class ReadOnlyBind:
+    """A file or folder of the host that the task sees read-only.
+
+    As root, the task's uid must be able to read it: folders on the way to it need not be open, it
+    and what lies below must be.
+    """
+
+    source: Path
+    target: PurePosixPath
+
+    def __attrs_post_init__(self) -> None:
+        target = str(self.target)
+        if not target.startswith("/"):
+            raise BadSpec(f"a bind's target must be an absolute path: {target!r}")
+        _check_relative("a bind's target", target[1:])
+        if target.split("/")[1] in _RESERVED:
+            raise BadSpec(f"a bind's target must not lie in a folder of the system: {target!r}")
+
+
+@attrs.frozen(kw_only=True)
+class Archive:
+    """A zip or tar (plain, gzip, bzip2, xz; told by its content) that is unpacked into /task.
+
+    Attributes:
+        max_bytes: what it may unpack to.
+        max_members: files, folders and links together.
+        max_ratio: bytes out per byte in, judged once 32 MiB have come out.
+    """
+
+    source: Path
+    max_bytes: int = attrs.field(default=1024 * _MIB, validator=_positive)
+    max_members: int = attrs.field(default=50_000, validator=_positive)
+    max_ratio: int = attrs.field(default=200, validator=_positive)
+
+
+@attrs.frozen(kw_only=True)
+class Spec:
+    """One run.
+
+    Attributes:
+        argv: the command; its first word is looked up on PATH.
+        env: the task's variables. PATH, HOME and LANG are added where they are not given; nothing
+            else is, and nothing is inherited.
+        stdin: a file of the host whose bytes the task reads; None for /dev/null.
+        python: the interpreter found as python3; None for `find_python()`.
+        output_dir: a folder of /task that is made before the start; what lies in it afterwards is
+            what `Run.collect` writes.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = attrs.field(factory=dict)
+    limits: Limits = attrs.field(factory=Limits)
+    files: tuple[StagedFile, ...] = ()
+    archive: Archive | None = None
+    stdin: Path | None = None
+    binds: tuple[ReadOnlyBind, ...] = ()
+    network: Literal["none"] = "none"
+    python: Python | None = None
+    output_dir: str = "output"
+
+    def __attrs_post_init__(self) -> None:
+        if not self.argv or not self.argv[0]:
+            raise BadSpec("there is no command to run")
+        for word in self.argv:
+            _check_text("an argument", word)
+        for name, value in self.env.items():
+            if not name or "=" in name:
+                raise BadSpec(f"not a variable's name: {name!r}")
+            _check_text("a variable", f"{name}={value}")
+        if self.network != "none":
+            raise BadSpec(f"there is no network mode {self.network!r}")
+        _check_relative("the output folder", self.output_dir)
+        for what, count, most in (
+            ("staged files", len(self.files), _MAX_FILES),
+            ("variables", len(self.env), _MAX_VARIABLES),
+            ("binds", len(self.binds), _MAX_BINDS),
+        ):
+            if count > most:
+                raise BadSpec(f"{count} {what} are more than the {most} allowed")

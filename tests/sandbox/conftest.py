@@ -1,0 +1,89 @@
+"""Pools for the tests, and looks at them from outside."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+import sandbox
+
+CGROUP_PARENT = f"sandbox-tests-{os.getpid()}"
+
+
+def config_for(limits: Literal["cgroup", "best-effort"], slots: int = 2) -> sandbox.PoolConfig:
+    return sandbox.PoolConfig(limits=limits, slots=slots, cgroup_parent=CGROUP_PARENT)
+
+
+def needs_cgroup() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a cgroup that may be written needs root here")
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[sandbox.Pool]:
+    """A pool whose limits are a cgroup's."""
+    needs_cgroup()
+    async with sandbox.open_pool(config_for("cgroup")) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def best_effort_pool() -> AsyncIterator[sandbox.Pool]:
+    async with sandbox.open_pool(config_for("best-effort")) as pool:
+        yield pool
+
+
+@pytest.fixture(params=["cgroup", "best-effort"])
+async def any_pool(request: pytest.FixtureRequest) -> AsyncIterator[sandbox.Pool]:
+    """Each kind of limits in turn: isolation and results must be the same."""
+    if request.param == "cgroup":
+        needs_cgroup()
+    async with sandbox.open_pool(config_for(request.param)) as pool:
+        yield pool
+
+
+def shell(script: str, **more: Any) -> sandbox.Spec:
+    return sandbox.Spec(argv=("/bin/sh", "-c", script), **more)
+
+
+def python(source: str, **more: Any) -> sandbox.Spec:
+    return sandbox.Spec(argv=("python3", "-I", "-c", source), **more)
+
+
+def limits(**changes: Any) -> sandbox.Limits:
+    small = {"memory_bytes": 64 << 20, "scratch_bytes": 16 << 20, "wall_s": 60.0}
+    return sandbox.Limits(**{"tmp_bytes": 4 << 20, "shm_bytes": 4 << 20, **small, **changes})
+
+
+def processes_with(marker: str) -> list[int]:
+    """Processes of the whole machine whose command line has the marker."""
+    found: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if marker.encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def cgroup_folders(parent: str = CGROUP_PARENT) -> list[Path]:
+    """Folders of this test session's pools in every hierarchy, below our own cgroup."""
+    return [path for path in Path("/sys/fs/cgroup").rglob(f"{parent}/**/") if path.name != parent]
+
+
+@pytest.fixture
+def start_python() -> Callable[..., list[str]]:
+    """The command line of a Python that can import what is tested."""
+
+    def build(source: str, *args: str) -> list[str]:
+        return [sys.executable, "-c", source, *args]
+
+    return build
