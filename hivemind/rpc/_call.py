@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 import attrs
@@ -26,17 +27,21 @@ from hivemind.rpc._grpclib import (
     decode_metadata,
     encode_grpc_message,
 )
+from hivemind.rpc._spooled import split_field
+from hivemind.rpc._wire import check_message
 from hivemind.rpc.auth import Authenticator
 from hivemind.rpc.budget import ByteBudget, Reservation
 from hivemind.rpc.config import KIB, TransportConfig
 from hivemind.rpc.context import CallContext, enter_call
 from hivemind.rpc.errors import ERROR_CODE_KEY, CallRefused, ErrorCode, fail
+from hivemind.rpc.spool import Spool, SpooledField
 
 R = TypeVar("R")
 S = TypeVar("S")
 
 log = structlog.get_logger(__name__)
 
+CLEANUP_S = 15.0
 BUDGETED_BYTES = 64 * KIB
 """Messages up to this size are not counted against the budget."""
 
@@ -49,9 +54,19 @@ class CallSetting:
     config: TransportConfig
     authenticator: Authenticator
     budget: ByteBudget
+    spool: Spool | None = None
+    spooled: Mapping[str, SpooledField] = attrs.field(factory=dict)
     dispatch: ServerDispatch = attrs.field(factory=ServerDispatch)
 
     def __attrs_post_init__(self) -> None:
+        if self.spooled and self.spool is None:
+            raise ValueError("spooled methods need a spool")
+        # Such a request would be on the disk before it is known who sent it.
+        both = set(self.spooled) & (
+            set(self.authenticator.message_tokens) | self.authenticator.open_methods
+        )
+        if both:
+            raise ValueError(f"a spooled method takes its token from the metadata: {sorted(both)}")
         listen(_Target(self.dispatch), RecvRequest, self.authenticator.on_request)
 
 
@@ -84,6 +99,7 @@ class CallStream(ServerCallStream[R, S]):
         self._context = context
         self._held = Reservation(setting.budget)
         self._has_message = False
+        self._uploads = AsyncExitStack()
 
     async def recv_message(self) -> R | None:
         """The next message, or None where the peer has ended its side.
@@ -99,6 +115,7 @@ class CallStream(ServerCallStream[R, S]):
         if body is None:
             return None
         try:
+            check_message(body, self.recv_type, max_fields=self._setting.config.max_message_fields)
             message = self.decode(body)
         except Exception as error:
             raise _messages.undecodable(error) from error
@@ -110,7 +127,11 @@ class CallStream(ServerCallStream[R, S]):
     async def _next_body(self) -> bytes | None:
         config, buffer = self._setting.config, self.h2_stream.buffer
         is_stranger = self._context.principal is None
+        spooled = self._setting.spooled.get(self._context.method)
         limit = config.message_limit(self._context.method, is_open=is_stranger)
+        spool = self._setting.spool
+        if spooled is not None and spool is not None:
+            limit = spool.max_bytes + spooled.rest_bytes
         # A stranger's first message has a deadline; everyone else may be silent on a stream.
         wait_s = config.first_message_s if is_stranger and not self._has_message else float("inf")
         with trio.move_on_after(wait_s) as waiting:
@@ -119,16 +140,30 @@ class CallStream(ServerCallStream[R, S]):
             raise fail(None, Status.DEADLINE_EXCEEDED, "no request came in time")
         if length is None:
             return None
-        if length > BUDGETED_BYTES:
+        if length > BUDGETED_BYTES and spooled is None:
             await self._held.grow(length)
         deadline_s = _messages.body_seconds(
             length, grace_s=config.first_message_s, min_bytes_per_s=config.min_bytes_per_s
         )
+        if spooled is not None and spool is not None:
+            return await self._spool_body(spool, length, spooled, deadline_s)
         return await _messages.read_body(buffer, length, deadline_s)
 
-    def release(self) -> None:
-        """Give back what the call held."""
+    async def _spool_body(
+        self, spool: Spool, length: int, spooled: SpooledField, deadline_s: float
+    ) -> bytes:
+        file = await self._uploads.enter_async_context(
+            spool.open_file(announced_bytes=max(0, length - spooled.rest_bytes))
+        )
+        rest = await split_field(self.h2_stream.buffer, length, spooled, file, deadline_s)
+        self._context.upload = file
+        return rest
+
+    async def release(self) -> None:
+        """Give back what the call held, and remove an upload that was not kept."""
         self._held.release()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S):
+            await self._uploads.aclose()
 
 
 class Call:
@@ -169,7 +204,7 @@ class Call:
             log.debug("rpc_call_gone", method=self._path, reason=self._terminated)
         finally:
             if stream is not None:
-                stream.release()
+                await stream.release()
 
     @property
     def _path(self) -> str:

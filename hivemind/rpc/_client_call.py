@@ -11,6 +11,8 @@ from h2.exceptions import H2Error
 from hivemind.rpc import _messages
 from hivemind.rpc._flow import TruncatedMessage
 from hivemind.rpc._grpclib import ClientCallStream, Status, StreamReset, decode_grpc_message
+from hivemind.rpc._wire import check_message
+from hivemind.rpc.config import TransportConfig
 from hivemind.rpc.errors import (
     ERROR_CODE_KEY,
     CallRefused,
@@ -133,7 +135,8 @@ class ClientCall(ClientCallStream[S, R]):
         """The next reply, or None at the end. Errors come out of the call's block translated."""
         if not self.has_initial_metadata:
             await self.recv_initial_metadata()
-        limit = self._channel.config.message_limit(self.method, is_open=False)  # type: ignore[attr-defined]
+        config: TransportConfig = self._channel.config  # type: ignore[attr-defined]
+        limit = config.message_limit(self.method, is_open=False)
         with self.wrapper:
             buffer = self.h2_stream.buffer
             try:
@@ -146,6 +149,7 @@ class ClientCall(ClientCallStream[S, R]):
             except CallRefused as error:
                 raise RemoteError(error.status, None, f"the reply: {error.message}") from error
             try:
+                check_message(body, self.recv_type, max_fields=config.max_reply_fields)
                 message = self.decode(body)
             except Exception as error:
                 raise RemoteError(

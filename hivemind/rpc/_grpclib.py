@@ -7,12 +7,15 @@ under them and give what the rest of this package needs a public name. A test ch
 private name still exists in the expected shape; the version is pinned for the same reason.
 """
 
+import functools
 import math
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+import attrs
+import betterproto2
 import grpclib.client
 import grpclib.server
 import trio
@@ -67,6 +70,7 @@ __all__ = [
     "decode_grpc_message",
     "decode_metadata",
     "encode_grpc_message",
+    "is_hoarding",
     "watch_goaway",
 ]
 
@@ -343,6 +347,18 @@ def watch_goaway(h2: H2Connection) -> None:
     h2._frame_dispatch_table[GoAwayFrame] = receive
 
 
+def is_hoarding(h2: H2Connection, *, max_frame_bytes: int, max_header_bytes: int) -> bool:
+    """Whether the peer has begun a frame or a block of headers that is too long to be taken.
+
+    h2 says so only once all of it has arrived, up to 16 MiB for a frame.
+    """
+    buffer = h2.incoming_buffer
+    begun = bytes(buffer._data[:3])
+    if len(begun) == 3 and int.from_bytes(begun, "big") > max_frame_bytes:
+        return True
+    return sum(len(frame.data) for frame in buffer._headers_buffer) > max_header_bytes
+
+
 class ServerCallStream(grpclib.server.Stream[R, S], Generic[R, S]):
     """grpclib's server stream, with names for what this package reads of it."""
 
@@ -379,6 +395,11 @@ class ServerCallStream(grpclib.server.Stream[R, S], Generic[R, S]):
     def is_closed(self) -> bool:
         """Whether the handler itself ended the call."""
         return self._send_trailing_metadata_done or self._cancel_done
+
+    @property
+    def recv_type(self) -> type[R]:
+        """The type of what is received."""
+        return self._recv_type
 
     def decode(self, data: bytes) -> R:
         """The message that `data` encodes; any exception means that it does not."""
@@ -439,6 +460,11 @@ class ClientCallStream(grpclib.client.Stream[S, R], Generic[S, R]):
         """Give the stream back to the connection."""
         self._release_stream()
 
+    @property
+    def recv_type(self) -> type[R]:
+        """The type of what is received."""
+        return self._recv_type
+
     def decode(self, data: bytes) -> R:
         """The message that `data` encodes; any exception means that it does not."""
         return cast("R", self._codec.decode(data, self._recv_type))
@@ -495,6 +521,42 @@ async def _serve_stream_of_replies(
     async with aclosing(cast("Any", replies)) as iterator:
         async for reply in iterator:
             await stream.send_message(reply)
+
+
+@attrs.frozen
+class FieldShape:
+    """How one field of a message looks on the wire."""
+
+    number: int
+    wire_type: int
+    is_packable: bool
+    message_type: type | None
+    group: str | None
+
+
+_WIRE_TYPES = {
+    **dict.fromkeys(betterproto2.PACKED_TYPES, 0),
+    **dict.fromkeys(("double", "fixed64", "sfixed64"), 1),
+    **dict.fromkeys(("string", "bytes", "message", "map"), 2),
+    **dict.fromkeys(("float", "fixed32", "sfixed32"), 5),
+}
+
+
+@functools.cache
+def message_shape(message_type: type) -> Mapping[int, FieldShape]:
+    """The fields of a generated message by their numbers."""
+    known = cast("Any", message_type)._betterproto
+    shapes = {}
+    for name, meta in known.meta_by_field_name.items():
+        inner = meta.unwrap() if meta.unwrap else known.cls_by_field[name]
+        shapes[meta.number] = FieldShape(
+            number=meta.number,
+            wire_type=_WIRE_TYPES[meta.proto_type],
+            is_packable=bool(meta.repeated) and meta.proto_type in betterproto2.PACKED_TYPES,
+            message_type=inner if meta.proto_type in {"message", "map"} else None,
+            group=meta.group,
+        )
+    return shapes
 
 
 def adopt_service(service: IServable) -> None:

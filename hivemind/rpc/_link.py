@@ -17,7 +17,13 @@ from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
 from hivemind.rpc._flow import Gate, TokenBucket
-from hivemind.rpc._grpclib import CallAcceptor, LinkConnection, LinkProcessor, watch_goaway
+from hivemind.rpc._grpclib import (
+    CallAcceptor,
+    LinkConnection,
+    LinkProcessor,
+    is_hoarding,
+    watch_goaway,
+)
 from hivemind.rpc.config import MIB, TransportConfig
 
 READ_BYTES = 64 * 1024
@@ -232,6 +238,13 @@ class Link:
             log.debug("rpc_protocol_error", peer=self.peer_address, error=repr(error))
             self.connection.flush()
             self.close("the peer broke the HTTP/2 protocol")
+            return 0
+        if is_hoarding(
+            self._h2,
+            max_frame_bytes=self.config.max_frame_bytes,
+            max_header_bytes=self.config.max_header_bytes,
+        ):
+            self.close("the peer sends frames or headers that are too long")
             return 0
         for event in events:
             if self.is_closed:

@@ -5,7 +5,8 @@ import struct
 import trio
 from grpclib.const import Status
 
-from hivemind.rpc._flow import Buffer
+from hivemind.rpc._flow import Buffer, TruncatedMessage
+from hivemind.rpc._wire import Malformed
 from hivemind.rpc.errors import CallRefused, fail
 
 PREFIX_BYTES = 5
@@ -54,8 +55,13 @@ def undecodable(error: BaseException) -> CallRefused:
     return fail(
         None,
         Status.INVALID_ARGUMENT,
-        f"the message is not what this method takes ({type(error).__name__})",
+        f"the message is not what this method takes: {_reason(error)}",
     )
+
+
+def _reason(error: BaseException) -> str:
+    # Of a decoder's own errors only the kind is told: their texts can hold the message's bytes.
+    return str(error) if isinstance(error, Malformed | TruncatedMessage) else type(error).__name__
 
 
 async def read_body(buffer: Buffer, length: int, deadline_s: float) -> bytes:

@@ -22,6 +22,7 @@ from hivemind.rpc.auth import Authenticator
 from hivemind.rpc.budget import ByteBudget
 from hivemind.rpc.config import TransportConfig
 from hivemind.rpc.errors import PortInUse
+from hivemind.rpc.spool import Spool, SpooledField
 
 BACKLOG = 256
 CUT_S = 3.0
@@ -34,7 +35,9 @@ class Server:
     """Serves generated services on Trio.
 
     `authenticator` is asked before every handler. Each connection and each call is a task of its
-    own; what one of them does or suffers is not felt by another.
+    own; what one of them does or suffers is not felt by another. `spooled` names unary methods (by
+    path) whose one large bytes field goes to a file of `spool` as it arrives: the handler gets the
+    message without it, and the file by `current_upload()`.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class Server:
         config: TransportConfig | None = None,
         authenticator: Authenticator,
         tls: ssl.SSLContext | None = None,
+        spool: Spool | None = None,
+        spooled: Mapping[str, SpooledField] | None = None,
     ) -> None:
         self._config = config or TransportConfig()
         self._tls = tls
@@ -52,6 +57,8 @@ class Server:
             config=self._config,
             authenticator=authenticator,
             budget=ByteBudget(self._config.message_budget_bytes),
+            spool=spool,
+            spooled=spooled or {},
         )
         self._connections: dict[_Connection, None] = {}
         self.draining = trio.Event()

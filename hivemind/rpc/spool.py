@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -12,12 +12,12 @@ import trio
 from grpclib.const import Status
 
 from hivemind.rpc.budget import ByteBudget, Reservation
-from hivemind.rpc.config import MIB
+from hivemind.rpc.config import KIB
+from hivemind.rpc.context import current_call
 from hivemind.rpc.errors import fail
 
-CHUNK_BYTES = MIB
-"""What a client sends in one message, and the most that is written at once."""
 SUFFIX = ".upload"
+GRACE_S = 60.0
 CLEANUP_S = 10.0
 
 
@@ -31,6 +31,8 @@ class Spool:
     folder: Path
     budget: ByteBudget
     max_bytes: int
+    min_bytes_per_s: int = 32 * KIB
+    """An upload that is slower (after a minute) is given up, so that its share comes free."""
 
     async def sweep(self) -> None:
         """Make the folder, and remove what an earlier process left in it."""
@@ -55,7 +57,9 @@ class Spool:
         async with self.budget.reserve(announced_bytes or 0) as reservation:
             path = self.folder / f"{secrets.token_hex(16)}{SUFFIX}"
             file = await trio.to_thread.run_sync(_create, path)
-            spooled = SpoolFile(path, file, reservation, limit)
+            spooled = SpoolFile(
+                path, file, reservation, limit_bytes=limit, min_bytes_per_s=self.min_bytes_per_s
+            )
             try:
                 yield spooled
             finally:
@@ -67,14 +71,36 @@ class SpoolFile:
     """One upload on its way to the disk; not for use by two tasks at once."""
 
     def __init__(
-        self, path: Path, file: BinaryIO, reservation: Reservation, limit_bytes: int
+        self,
+        path: Path,
+        file: BinaryIO,
+        reservation: Reservation,
+        *,
+        limit_bytes: int,
+        min_bytes_per_s: int,
     ) -> None:
         self.path = path
         self.size_bytes = 0
         self._file: BinaryIO | None = file
         self._reservation = reservation
         self._limit_bytes = limit_bytes
+        self._min_bytes_per_s = min_bytes_per_s
         self._is_kept = False
+
+    async def fill(self, chunks: AsyncIterable[bytes]) -> None:
+        """Append all of `chunks` as they arrive.
+
+        Raises:
+            CallRefused: as `write` does, or DEADLINE_EXCEEDED: they come too slowly.
+        """
+        started_at = trio.current_time()
+        with trio.CancelScope(deadline=started_at + GRACE_S) as scope:
+            async for chunk in chunks:
+                await self.write(chunk)
+                earned_s = self.size_bytes / self._min_bytes_per_s
+                scope.deadline = started_at + GRACE_S + earned_s
+        if scope.cancelled_caught:
+            raise fail(None, Status.DEADLINE_EXCEEDED, "the upload is too slow")
 
     async def write(self, chunk: bytes) -> None:
         """Append `chunk`.
@@ -123,6 +149,27 @@ class SpoolFile:
         """Close the file, and remove it unless it was kept."""
         file, self._file = self._file, None
         await trio.to_thread.run_sync(_remove, file, None if self._is_kept else self.path)
+
+
+@attrs.frozen(kw_only=True)
+class SpooledField:
+    """The bytes field of a unary method's request that goes to a file instead of memory."""
+
+    field_number: int
+    rest_bytes: int = 64 * KIB
+    """What all other fields may amount to."""
+
+
+def current_upload() -> SpoolFile:
+    """What the spooled field of the current call's request held; empty where it was not sent.
+
+    Raises:
+        LookupError: the method is not a spooled one, or its request was not read yet.
+    """
+    upload = current_call().upload
+    if upload is None:
+        raise LookupError("this call has no upload")
+    return upload
 
 
 def _over_limit(limit_bytes: int) -> Exception:

@@ -51,7 +51,7 @@ class Peer:
 
 @asynccontextmanager
 async def open_peer(script: str, *arguments: str) -> AsyncIterator[Peer]:
-    environment = {**os.environ, "GRPC_VERBOSITY": "NONE"}
+    environment = {**os.environ, "GRPC_VERBOSITY": "NONE", "PYTHONPATH": str(HERE.parents[1])}
     process = await trio.lowlevel.open_process(
         [sys.executable, str(HERE / "peers" / script), *arguments],
         stdin=subprocess.PIPE,
