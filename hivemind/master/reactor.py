@@ -116,6 +116,7 @@ class Reactor:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the inbox until cancelled. Raises StoreError where the store cannot be read."""
         await self._load()
+        self.on_reload()
         task_status.started()
         while True:
             batch = await self._next_batch()

@@ -1,0 +1,331 @@
+"""The master, put together."""
+
+import secrets
+import ssl
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+import trio
+
+from hivemind.core.events import Effect
+from hivemind.core.policy import PoolRules, Profile
+from hivemind.core.records import Account, Task
+from hivemind.master.accounts import Accounts
+from hivemind.master.authority import Authority
+from hivemind.master.bell import Bells
+from hivemind.master.enrolment import Enroller
+from hivemind.master.founding import found
+from hivemind.master.links import Links
+from hivemind.master.nodes import Nodes
+from hivemind.master.output import OutputFolder
+from hivemind.master.rates import RateLimiter
+from hivemind.master.reactor import Reactor
+from hivemind.master.secrets import OneTimeSecrets
+from hivemind.master.session import SessionTools
+from hivemind.master.tasks import Tasks
+from hivemind.master.uploads import Uploads
+from hivemind.rpc.auth import Authenticator
+from hivemind.rpc.budget import ByteBudget
+from hivemind.rpc.contract.accounts import serve_accounts, serve_users
+from hivemind.rpc.contract.link import OPEN_METHODS as OPEN_LINK_METHODS
+from hivemind.rpc.contract.link import serve_link
+from hivemind.rpc.contract.nodes import serve_nodes
+from hivemind.rpc.contract.tasks import serve_tasks
+from hivemind.rpc.health import Health
+from hivemind.rpc.reflection import Reflection
+from hivemind.rpc.server import Server, open_listeners
+from hivemind.rpc.spool import Spool
+from hivemind.settings.credentials import Credentials, write_credentials
+from hivemind.settings.daemon import MasterConfig
+from hivemind.settings.home import make_home
+from hivemind.settings.policies import Policies, load_policies
+from hivemind.store.api import Store
+from hivemind.store.blobs import BlobFolder
+from hivemind.store.sqlite import open_sqlite_store
+from hivemind.supervision import (
+    EventKind,
+    Restart,
+    Service,
+    ServiceEvent,
+    open_supervisor,
+)
+
+OPEN_METHODS = frozenset(
+    {
+        "/nodepool.UserService/Register",
+        "/nodepool.UserService/Login",
+        "/nodepool.NodeManagerService/HealthCheck",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        *OPEN_LINK_METHODS,
+    }
+)
+"""What may be called without a token; everything else, and whatever is added, may not."""
+
+_OUTPUT_SLACK_BYTES = 1024 * 1024
+"""A sandbox cuts output off when it has seen too much, so a little more than the limit arrives."""
+
+_TAR_SLACK_BYTES = 16 * 1024 * 1024
+"""Headers and padding of the files in a result's tar."""
+
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class Master:
+    """A master that serves; made by ``open_master``."""
+
+    def __init__(self, config: MasterConfig, store: Store, policies: Policies) -> None:
+        self._config = config
+        self._store = store
+        self._policies = policies
+        self._listeners: list[trio.SocketListener] = []
+        self.address = (config.host, config.port)
+        """Where it serves: host and port."""
+        self.bells = Bells()
+        self.reactor = Reactor(store, rules=self.rules)
+        self._blobs = BlobFolder(config.home / "blobs", new_name=lambda: secrets.token_hex(16))
+        self._authority = Authority(self.reactor, clock=time.time, random_bytes=secrets.token_bytes)
+        self._output = OutputFolder(config.home / "output", self.bells.ring)
+        self._rates = RateLimiter(lambda: self.rules().logins_per_minute)
+        self._spool = Spool(
+            folder=self._blobs.incoming,
+            budget=ByteBudget(self.rules().uploads_in_flight_bytes),
+            max_bytes=self.rules().payload_bytes,
+        )
+        self._links = self._make_links()
+        self._tasks = self._make_tasks()
+        self._health = Health()
+        self._server: Server | None = None
+        self._drained = trio.Event()
+        self.reactor.on_published = self._publish
+        self.reactor.on_reload = self._reload
+
+    def rules(self) -> PoolRules:
+        """The pool's rules as they are now."""
+        return self._policies.pool
+
+    def reload_policies(self) -> None:
+        """Read the policy files again. A bad one keeps what was in force, and is logged."""
+        try:
+            self._policies = load_policies(self._config.home)
+        except Exception as error:
+            log.error("policies_not_reloaded", error=str(error))
+        else:
+            log.info("policies_reloaded")
+
+    async def drain(self) -> None:
+        """Take no new call, let those in flight end within the grace, and return.
+
+        Workers go on with what they run and come back to the next master.
+        """
+        self._health.shut_down()
+        self._tasks.shut_down()
+        self._links.end_all()
+        if self._server is not None:
+            self._server.drain()
+            await self._drained.wait()
+
+    # --- putting it together ---
+
+    def _make_links(self) -> Links:
+        tools = SessionTools(
+            reactor=self.reactor,
+            store=self._store,
+            output=self._output,
+            rules=self.rules,
+            most_output_bytes=lambda policy: self._most(policy, "output") + _OUTPUT_SLACK_BYTES,
+        )
+        enroller = Enroller(
+            self.reactor,
+            self._authority,
+            rules=self.rules,
+            clock=time.time,
+            random_bytes=secrets.token_bytes,
+            rates=self._rates,
+        )
+        return Links(
+            tools,
+            enroller=enroller,
+            blobs=self._blobs,
+            spool=self._spool,
+            most_result_bytes=lambda policy: self._most(policy, "result") + _TAR_SLACK_BYTES,
+        )
+
+    def _most(self, policy: str, key: str) -> int:
+        """The most bytes of something that a task of this policy may have.
+
+        A policy that was taken away while a task of it runs counts as one without keys.
+        """
+        profile = self._policies.profiles.get(policy) or Profile(name=policy)
+        return int(getattr(profile, key).most)
+
+    def _make_tasks(self) -> Tasks:
+        return Tasks(
+            self.reactor,
+            self._store,
+            profiles=lambda: self._policies.profiles,
+            rules=self.rules,
+            uploads=Uploads(self._blobs, self._spool, lambda: self.rules().payload_bytes),
+            blobs=self._blobs,
+            output=self._output,
+            bells=self.bells,
+            clock=time.time,
+            random_bytes=secrets.token_bytes,
+        )
+
+    def _make_server(self) -> Server:
+        one_time = OneTimeSecrets(
+            self.reactor,
+            clock=time.time,
+            random_bytes=secrets.token_bytes,
+            default_ttl_s=lambda: self.rules().join_token_ttl_s,
+        )
+        accounts = Accounts(
+            self.reactor,
+            self._authority,
+            one_time,
+            rules=self.rules,
+            clock=time.time,
+            rates=self._rates,
+            is_open=self._is_registration_open,
+        )
+        services = [
+            serve_users(accounts),
+            serve_accounts(accounts),
+            serve_tasks(self._tasks),
+            serve_nodes(Nodes(self.reactor, self._links, rules=self.rules)),
+            serve_link(self._links),
+            self._health,
+        ]
+        return Server(
+            [*services, Reflection(services)],
+            authenticator=Authenticator(open_methods=OPEN_METHODS, verify=self._authority.verify),
+            tls=self._tls(),
+        )
+
+    def _is_registration_open(self) -> bool:
+        rule = self.rules().registration
+        return rule == "open" or (rule == "auto" and self._config.host in _LOOPBACK)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self._config.tls_cert is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self._config.tls_cert, self._config.tls_key)
+        context.set_alpn_protocols(["h2"])
+        return context
+
+    # --- services ---
+
+    async def listen(self) -> None:
+        """Take the address, before anything else is touched. Raises PortInUse."""
+        self._listeners = await open_listeners(self._config.host, self._config.port)
+        self.address = (self._config.host, self._listeners[0].socket.getsockname()[1])
+
+    async def close_listeners(self) -> None:
+        """Give the address back, if no server has taken it over."""
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            await listener.aclose()
+
+    async def sweep(self) -> None:
+        """Remove what a crash left behind: spools, and files that no row names."""
+        await self._blobs.make()
+        await self._blobs.sweep(await self._store.blob_files())
+
+    def services(self) -> Sequence[Service]:
+        """In the order of their start."""
+        return (
+            Service(name="reactor", run=self.reactor.run),
+            Service(name="founding", run=self._found, restart=Restart.TEMPORARY),
+            Service(name="links", run=self._links.run),
+            Service(name="server", run=self._serve),
+        )
+
+    async def _serve(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        listeners, self._listeners = self._listeners, []
+        if not listeners:
+            listeners = await open_listeners(*self.address)
+        self._server = self._make_server()
+        await self._server.serve(listeners, task_status=task_status)
+        self._drained.set()
+        # Drained: nothing is left to serve, and the owner is about to leave.
+        await trio.sleep_forever()
+
+    async def _found(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Make what is missing, then keep the first admin's credentials fresh."""
+        admin = await found(self.reactor, clock=time.time, random_bytes=secrets.token_bytes)
+        await self._write_credentials(admin)
+        task_status.started()
+        while True:
+            await trio.sleep(self.rules().token_ttl_s / 2)
+            await self._write_credentials(admin)
+
+    async def _write_credentials(self, admin: Account) -> None:
+        host, port = self.address
+        reachable = "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104
+        token = self._authority.account_token(admin, self.rules().token_ttl_s)
+        await trio.to_thread.run_sync(
+            write_credentials,
+            self._config.home,
+            Credentials(master=f"{reachable}:{port}", account=admin.name, token=token),
+        )
+
+    # --- what the reactor tells ---
+
+    def _publish(self, tasks: Sequence[Task], effects: Sequence[Effect]) -> None:
+        self._links.dispatch(effects)
+        for task in tasks:
+            self.bells.ring(task.id)
+
+    def _reload(self) -> None:
+        self._links.end_all()
+        self.bells.ring_all()
+
+
+@asynccontextmanager
+async def open_master(config: MasterConfig) -> AsyncIterator[Master]:
+    """A master that is ready to serve when the block begins, and has stopped when it has ended.
+
+    Leaving the block without ``drain`` cuts calls off; nothing that was acknowledged is lost.
+
+    Raises PortInUse, SettingsError for the home and its policies, StoreError for the database: each
+    one line that says what to do. A failure that restarting does not mend is raised in the block.
+    """
+    policies = load_policies(config.home)
+    make_home(config.home)
+    async with open_sqlite_store(config.home / "master.db") as store:
+        master = Master(config, store, policies)
+        await master.listen()
+        try:
+            await master.sweep()
+            async with open_supervisor(master.services(), on_event=_log_event) as supervisor:
+                await supervisor.ready.wait()
+                yield master
+        finally:
+            with trio.move_on_after(1, shield=True):
+                await master.close_listeners()
+
+
+def _log_event(event: ServiceEvent) -> None:
+    if event.error is not None:
+        log.error(
+            "service",
+            service=event.service,
+            what=event.kind.value,
+            run=event.run,
+            error=repr(event.error),
+            exc_info=event.error if event.kind is EventKind.FAILED else None,
+        )
+    else:
+        log.debug("service", service=event.service, what=event.kind.value, run=event.run)

@@ -1,0 +1,366 @@
+"""The Tasks service: submit, look, watch, stop, and fetch the result."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+
+import attrs
+import structlog
+import trio
+
+from hivemind.core.admission import admit, check_form
+from hivemind.core.entry import payload_kind
+from hivemind.core.errors import CoreError
+from hivemind.core.explain import Explanation, explain
+from hivemind.core.ids import (
+    check_client_id,
+    check_client_key,
+    check_task_name,
+    is_task_id,
+    make_task_id,
+)
+from hivemind.core.messages import (
+    AttemptOutput,
+    ListQuery,
+    Submission,
+    Submitted,
+    TaskDetail,
+    TaskList,
+    UploadChunk,
+    WatchItem,
+    WatchQuery,
+)
+from hivemind.core.policy import PoolRules, Profile
+from hivemind.core.records import (
+    Account,
+    Attempt,
+    Blob,
+    PayloadKind,
+    Role,
+    Task,
+    TaskSpec,
+    TaskState,
+)
+from hivemind.master import commands
+from hivemind.master.bell import Bell, Bells
+from hivemind.master.output import Follower, OutputFolder
+from hivemind.master.reactor import Reactor
+from hivemind.master.results import ResultParts, result_pieces
+from hivemind.master.uploads import Uploads
+from hivemind.rpc.auth import Principal
+from hivemind.rpc.contract.faults import (
+    NamedFault,
+    denied,
+    invalid,
+    not_now,
+    taken,
+    unavailable,
+)
+from hivemind.rpc.contract.specs import encode_spec
+from hivemind.rpc.errors import ErrorCode
+from hivemind.store.api import BadCursor, DuplicateTask, Store
+from hivemind.store.blobs import BlobFolder
+from hivemind.store.changes import NewTask
+
+_MOST_LISTED = 200
+_UNFINISHED = frozenset(state for state in TaskState if not state.is_end)
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class Tasks:
+    """See ``rpc.contract.tasks.TaskHandlers``."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        store: Store,
+        *,
+        profiles: Callable[[], Mapping[str, Profile]],
+        rules: Callable[[], PoolRules],
+        uploads: Uploads,
+        blobs: BlobFolder,
+        output: OutputFolder,
+        bells: Bells,
+        clock: Callable[[], float],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        self._reactor = reactor
+        self._store = store
+        self._profiles = profiles
+        self._rules = rules
+        self._uploads = uploads
+        self._blobs = blobs
+        self._output = output
+        self._bells = bells
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._is_shut_down = False
+
+    def shut_down(self) -> None:
+        """End every watch, which would otherwise hold up a drain; clients go on elsewhere."""
+        self._is_shut_down = True
+        self._bells.ring_all()
+
+    # --- submit ---
+
+    async def submit(
+        self, caller: Principal, submission: Submission, chunks: AsyncIterator[UploadChunk]
+    ) -> Submitted:
+        """Take a task; it is on disk when this returns. Raises CallRefused."""
+        account = self._reactor.cluster.accounts[caller.account]
+        task, spec = self._draft(account, submission)
+        known = await self._known(task)
+        if known is not None:
+            return known
+        async with self._uploads.receive(chunks, with_stdin=submission.has_stdin) as uploaded:
+            _check_payload(submission.kind, uploaded.payload.head)
+            new = NewTask(
+                task=task,
+                spec=encode_spec(spec),
+                payload=uploaded.payload.blob,
+                stdin=uploaded.stdin.blob,
+            )
+            most = self._rules().queue_per_account
+            try:
+                made = await self._reactor.perform(
+                    lambda turn: commands.submit(turn, new, most_unfinished=most)
+                )
+            except DuplicateTask as error:
+                known = await self._known(task)
+                if known is None:
+                    raise taken(str(error)) from error
+                made = attrs.evolve(task, id=known.task_id)
+            if made.id != task.id:
+                await self._uploads.discard(uploaded.payload)
+                await self._uploads.discard(uploaded.stdin)
+                return Submitted(task_id=made.id, repeated=True)
+        return Submitted(task_id=task.id)
+
+    def _draft(self, account: Account, submission: Submission) -> tuple[Task, TaskSpec]:
+        """The task and its spec, within the policy that it asks for."""
+        profile = self._profile(submission.ask.policy or "default")
+        unfinished = self._reactor.cluster.unfinished_of[account.name]
+        try:
+            _check_names(submission)
+            admitted = admit(submission.ask, profile, account, self._rules(), unfinished=unfinished)
+            spec = TaskSpec(
+                kind=submission.kind,
+                filename=submission.filename,
+                argv=submission.argv,
+                command=submission.command,
+                env=submission.env,
+                policy=admitted.policy,
+                requirements=admitted.requirements,
+                wall_s=admitted.wall_s,
+                cpu_s=admitted.cpu_s,
+                pids=admitted.pids,
+                output_bytes=admitted.output_bytes,
+                result_bytes=admitted.result_bytes,
+                has_stdin=submission.has_stdin,
+            )
+            check_form(spec)
+        except CoreError as error:
+            raise invalid(str(error)) from error
+        now = self._clock()
+        task = Task(
+            id=make_task_id(int(now * 1000), self._random_bytes(10)),
+            account=account.name,
+            state=TaskState.SUBMITTED,
+            client_id=submission.client_id,
+            client_key=submission.client_key,
+            name=submission.name,
+            policy=admitted.policy,
+            priority=admitted.priority,
+            requirements=admitted.requirements,
+            wall_s=admitted.wall_s,
+            retries=admitted.retries,
+            submitted_at=now,
+        )
+        return task, spec
+
+    def _profile(self, name: str) -> Profile:
+        profile = self._profiles().get(name)
+        if profile is None:
+            known = ", ".join(sorted(self._profiles()))
+            raise invalid(f"policy {name!a} is not known here; choose one of {known}")
+        return profile
+
+    async def _known(self, task: Task) -> Submitted | None:
+        """The task that an earlier call with the same client key made.
+
+        Raises CallRefused where the client's own id is taken by another task.
+        """
+        if task.client_key:
+            twin = await self._store.find_task(task.account, client_key=task.client_key)
+            if twin is not None:
+                return Submitted(task_id=twin.id, repeated=True)
+        if task.client_id:
+            twin = await self._store.find_task(task.account, client_id=task.client_id)
+            if twin is not None:
+                raise taken(
+                    f"your task {twin.id} has the id {task.client_id!a} already; choose another"
+                )
+        return None
+
+    # --- look ---
+
+    async def get(self, caller: Principal, task_id: str) -> TaskDetail:
+        """A task with its attempts. Raises CallRefused."""
+        task = await self._find(caller, task_id)
+        return TaskDetail(task=task, attempts=await self._store.attempts(task.id))
+
+    async def list(self, caller: Principal, query: ListQuery) -> TaskList:
+        """A page of tasks, newest first. Raises CallRefused."""
+        account: str | None = query.account or caller.account
+        if account != caller.account and caller.role != Role.ADMIN:
+            raise denied("only an admin may list other accounts' tasks")
+        if account == "*":
+            account = None
+        try:
+            page = await self._store.tasks(
+                account=account,
+                states=None if query.include_ended else _UNFINISHED,
+                cursor=query.cursor or None,
+                limit=max(1, min(query.limit, _MOST_LISTED)),
+            )
+        except BadCursor as error:
+            raise invalid("this cursor was not given out by a listing") from error
+        return TaskList(tasks=page.tasks, next_cursor=page.next_cursor or "")
+
+    async def explain(self, caller: Principal, task_id: str) -> Explanation:
+        """Why the task is where it is. Raises CallRefused."""
+        task = await self._find(caller, task_id)
+        cluster = self._reactor.cluster
+        return explain(task, cluster.fleet, cluster.queue, trio.current_time())
+
+    async def stop(self, caller: Principal, task_id: str) -> Task:
+        """Ask for the task's end; the wish is on disk when this returns. Raises CallRefused."""
+        task = await self._find(caller, task_id)
+        if task.state.is_end:
+            return task
+        stopped = await self._reactor.perform(
+            lambda turn: commands.stop(turn, task.id, caller.account)
+        )
+        return stopped if stopped is not None else await self._find(caller, task.id)
+
+    # --- watch and fetch ---
+
+    async def watch(self, caller: Principal, query: WatchQuery) -> AsyncGenerator[WatchItem, None]:
+        """The task now, then its changes and output; the last item is the task at its end.
+
+        Output is read from its file, so a slow watcher holds nothing up. Raises CallRefused.
+        """
+        found = await self._find(caller, query.task_id)
+        bell = Bell()
+        with self._bells.hung(found.id, bell):
+            number = query.attempt or max(found.attempt, 1)
+            place = await self._follow(found.id, number, query.offset)
+            sent: Task | None = None
+            while True:
+                task = await self._current(found.id)
+                if task != sent and not task.state.is_end:
+                    yield task
+                    sent = task
+                if query.output:
+                    while chunks := await place.next_batch():
+                        for chunk in chunks:
+                            yield AttemptOutput(attempt=number, chunk=chunk)
+                    if number < task.attempt:
+                        number += 1
+                        place = await self._follow(found.id, number, 0)
+                        continue
+                if task.state.is_end:
+                    yield task
+                    return
+                if query.until_now:
+                    return
+                if self._is_shut_down:
+                    raise unavailable("the master is shutting down; watch again when it is back")
+                await bell.wait()
+
+    async def _follow(self, task_id: str, attempt: int, offset: int) -> Follower:
+        return (await self._output.log(task_id, attempt)).follow(offset)
+
+    async def download(self, caller: Principal, task_id: str) -> AsyncGenerator[bytes, None]:
+        """The result's zip in pieces. Raises CallRefused for a task that has not ended."""
+        task = await self._find(caller, task_id)
+        if not task.state.is_end:
+            raise not_now(
+                f"task {task.id} is {task.state}; wait for its end, then fetch its result"
+            )
+        attempt = await self._newest_attempt(task)
+        blob: Blob | None = None
+        if attempt is not None:
+            blob = await self._store.result(task.id, attempt.number)
+        parts = ResultParts(
+            task=task,
+            attempt=attempt,
+            log=None if attempt is None else await self._output.log(task.id, attempt.number),
+            outputs=None
+            if blob is None
+            else blob.inline
+            if blob.file is None
+            else self._blobs.root / blob.file,
+        )
+        async with aclosing(result_pieces(parts)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _newest_attempt(self, task: Task) -> Attempt | None:
+        attempts = await self._store.attempts(task.id)
+        return attempts[-1] if attempts else None
+
+    # --- whose task it is ---
+
+    async def _current(self, task_id: str) -> Task:
+        """The task as it is published. An ended one is in the store alone."""
+        task = self._reactor.cluster.tasks.get(task_id) or await self._store.task(task_id)
+        if task is None:
+            raise _no_such_task(task_id)
+        return task
+
+    async def _find(self, caller: Principal, task_id: str) -> Task:
+        """The task of this id, or the caller's task that it calls by this id.
+
+        Raises CallRefused: there is none, or it is another account's.
+        """
+        if is_task_id(task_id):
+            task = self._reactor.cluster.tasks.get(task_id) or await self._store.task(task_id)
+        else:
+            task = await self._store.find_task(caller.account, client_id=task_id)
+        if task is None:
+            raise _no_such_task(task_id)
+        if task.account != caller.account and caller.role != Role.ADMIN:
+            raise denied(f"no task {task_id} of yours", ErrorCode.TASK_NOT_FOUND)
+        return task
+
+
+def _no_such_task(task_id: str) -> NamedFault:
+    return NamedFault(
+        ErrorCode.TASK_NOT_FOUND, f"no task {task_id[:64]!a}; `hivemind ps --all` lists yours"
+    )
+
+
+def _check_names(submission: Submission) -> None:
+    if submission.client_id:
+        check_client_id(submission.client_id)
+    if submission.client_key:
+        check_client_key(submission.client_key)
+    if submission.name:
+        check_task_name(submission.name)
+
+
+def _check_payload(kind: PayloadKind, head: bytes) -> None:
+    """Whether the bytes are what the submission says. Raises CallRefused."""
+    if kind is PayloadKind.COMMAND:
+        if head:
+            raise invalid("a command brings no payload; submit a script or an archive")
+        return
+    if not head:
+        raise invalid(f"the {kind} is empty; there is nothing to run")
+    try:
+        actual = payload_kind(head)
+    except CoreError as error:
+        raise invalid(str(error)) from error
+    if actual is not kind:
+        raise invalid(f"this was submitted as a {kind}, and its bytes are a {actual}")

@@ -1,0 +1,125 @@
+"""Bytes that clients send: small ones stay with the task's row, large ones go to a file as they
+arrive.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+
+from hivemind.core.messages import INLINE_BYTES, UploadChunk, UploadPart
+from hivemind.core.records import Blob
+from hivemind.rpc.contract.faults import invalid
+from hivemind.rpc.spool import Spool, SpoolFile
+from hivemind.store.blobs import BlobFolder
+
+_HEAD_BYTES = 64 * 1024
+"""How much of a payload is kept at hand, to tell what it is."""
+
+
+@attrs.frozen(kw_only=True)
+class Upload:
+    """What came, on disk or small enough for a row."""
+
+    blob: Blob | None
+    head: bytes
+    """Its first bytes."""
+
+
+@attrs.frozen(kw_only=True)
+class Uploaded:
+    """A submission's bytes. Whoever does not store them must let go of them."""
+
+    payload: Upload
+    stdin: Upload
+
+
+class Uploads:
+    """Takes in submissions' bytes within the pool's limits."""
+
+    def __init__(self, blobs: BlobFolder, spool: Spool, most_bytes: Callable[[], int]) -> None:
+        self._blobs = blobs
+        self._spool = spool
+        self._most_bytes = most_bytes
+
+    @asynccontextmanager
+    async def receive(
+        self, chunks: AsyncIterator[UploadChunk], *, with_stdin: bool
+    ) -> AsyncIterator[Uploaded]:
+        """Everything that a submission sends, whole.
+
+        An error inside the block removes the files again: nothing names them yet.
+
+        Raises:
+            CallRefused: too much, or standard input that was not announced.
+        """
+        source = _Parts(chunks)
+        payload = await self._receive(source.part(UploadPart.PAYLOAD))
+        try:
+            stdin = Upload(blob=None, head=b"")
+            if with_stdin:
+                stdin = await self._receive(source.part(UploadPart.STDIN))
+                if stdin.blob is None:
+                    stdin = Upload(blob=Blob(size=0, inline=b""), head=b"")
+            if not await source.is_exhausted():
+                raise invalid("standard input was sent and not announced by the header")
+        except Exception:
+            await self.discard(payload)
+            raise
+        try:
+            yield Uploaded(payload=payload, stdin=stdin)
+        except Exception:
+            await self.discard(payload)
+            await self.discard(stdin)
+            raise
+
+    async def discard(self, upload: Upload) -> None:
+        """Remove the upload's file, if it has one."""
+        if upload.blob is not None:
+            await self._blobs.delete(upload.blob)
+
+    async def _receive(self, pieces: AsyncGenerator[bytes, None]) -> Upload:
+        """One part: in memory while it is small, in a file from then on."""
+        held = bytearray()
+        async for piece in pieces:
+            held += piece
+            if len(held) > INLINE_BYTES:
+                return await self._spool_rest(bytes(held), pieces)
+        if not held:
+            return Upload(blob=None, head=b"")
+        data = bytes(held)
+        return Upload(blob=Blob(size=len(data), inline=data), head=data[:_HEAD_BYTES])
+
+    async def _spool_rest(self, begun: bytes, pieces: AsyncIterator[bytes]) -> Upload:
+        async with self._spool.open_file(max_bytes=self._most_bytes()) as file:
+            await file.write(begun)
+            async for piece in pieces:
+                await file.write(piece)
+            return await self._adopt(file, begun[:_HEAD_BYTES])
+
+    async def _adopt(self, file: SpoolFile, head: bytes) -> Upload:
+        await file.finish()
+        return Upload(blob=await self._blobs.adopt(file.path), head=head)
+
+
+class _Parts:
+    """A row of chunks, part by part; each part comes at most once, in order."""
+
+    def __init__(self, chunks: AsyncIterator[UploadChunk]) -> None:
+        self._chunks = chunks
+        self._next: UploadChunk | None = None
+
+    async def part(self, part: UploadPart) -> AsyncGenerator[bytes, None]:
+        """The bytes of the part that comes next, if it is this one."""
+        while (chunk := await self._peek()) is not None and chunk.part is part:
+            self._next = None
+            yield chunk.data
+
+    async def is_exhausted(self) -> bool:
+        """Whether nothing comes any more."""
+        return await self._peek() is None
+
+    async def _peek(self) -> UploadChunk | None:
+        if self._next is None:
+            self._next = await anext(self._chunks, None)
+        return self._next
