@@ -259,7 +259,7 @@ def _bytes(amount: float) -> str:
 
 
 def _plain(amount: float) -> str:
-    return f"{amount:g}"
+    return f"{amount:.12g}"
 
 
 def _seconds(amount: float) -> str:

@@ -100,6 +100,14 @@ def show_size(size_bytes: int) -> str:
     return str(size_bytes)
 
 
+def show_sizes_apart(one_bytes: int, other_bytes: int) -> tuple[str, str]:
+    """Two sizes for people, exact where rounding would make different ones look the same."""
+    one, other = show_size(one_bytes), show_size(other_bytes)
+    if one == other and one_bytes != other_bytes:
+        return format_size(one_bytes), format_size(other_bytes)
+    return one, other
+
+
 def format_duration(seconds: float) -> str:
     """A text that ``parse_duration`` reads as this long: ``90s``, ``5m``, ``2h``."""
     for unit in ("d", "h", "m"):
