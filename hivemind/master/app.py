@@ -32,9 +32,9 @@ from hivemind.rpc.contract.accounts import serve_accounts, serve_users
 from hivemind.rpc.contract.link import OPEN_METHODS as OPEN_LINK_METHODS
 from hivemind.rpc.contract.link import serve_link
 from hivemind.rpc.contract.nodes import serve_nodes
+from hivemind.rpc.contract.serving import Servable, with_reflection
 from hivemind.rpc.contract.tasks import serve_tasks
 from hivemind.rpc.health import Health
-from hivemind.rpc.reflection import Reflection
 from hivemind.rpc.server import Server, open_listeners
 from hivemind.rpc.spool import Spool
 from hivemind.settings.credentials import Credentials, write_credentials
@@ -195,7 +195,7 @@ class Master:
             rates=self._rates,
             is_open=self._is_registration_open,
         )
-        services = [
+        services: list[Servable] = [
             serve_users(accounts),
             serve_accounts(accounts),
             serve_tasks(self._tasks),
@@ -204,7 +204,7 @@ class Master:
             self._health,
         ]
         return Server(
-            [*services, Reflection(services)],
+            with_reflection(services),
             authenticator=Authenticator(open_methods=OPEN_METHODS, verify=self._authority.verify),
             tls=self._tls(),
         )

@@ -359,7 +359,7 @@ def _check_payload(kind: PayloadKind, head: bytes) -> None:
     if not head:
         raise invalid(f"the {kind} is empty; there is nothing to run")
     try:
-        actual = payload_kind(head)
+        actual = payload_kind(head).kind
     except CoreError as error:
         raise invalid(str(error)) from error
     if actual is not kind:
