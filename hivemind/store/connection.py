@@ -101,19 +101,20 @@ def _roll_back(connection: apsw.Connection) -> None:
 
 def _transact(connection: apsw.Connection, work: Callable[[], T]) -> T:
     connection.execute("BEGIN IMMEDIATE")
-    is_written = False
     try:
         value = work()
-        is_written = True
+    except BaseException:
+        _roll_back(connection)
+        raise
+    try:
         connection.execute("COMMIT")
-    except BaseException as error:
+    except apsw.IOError as error:
         _roll_back(connection)
         # Where a write to the log failed, the log lacks the transaction's last page.
-        if (
-            is_written
-            and isinstance(error, apsw.IOError)
-            and getattr(error, "extendedresult", None) != apsw.SQLITE_IOERR_WRITE
-        ):
-            raise DoubtfulCommit(str(error)) from error
+        if getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_WRITE:
+            raise
+        raise DoubtfulCommit(str(error)) from error
+    except BaseException:
+        _roll_back(connection)
         raise
     return value

@@ -63,8 +63,11 @@ def prepare_writer(connection: apsw.Connection, path: Path) -> None:
 
     Raises NotOurs, NewerSchema, Corrupt, MigrationFailed, or what APSW raises.
     """
-    # Closing the last connection moves the log into the database; not before we know it.
-    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    # Closing the last connection moves what is in the log into the database, and a database that
+    # is refused must stay as it is. An empty log is better removed, as closing does.
+    log = path.with_name(path.name + "-wal")
+    if log.exists() and log.stat().st_size > 0:
+        connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
     connection.set_busy_timeout(BUSY_WITHIN_MS)
     migrations = read_migrations()
     _judge(connection, path, newest=len(migrations))
