@@ -1,0 +1,56 @@
+"""Connections to the one master that this worker serves."""
+
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from hivemind.rpc.channel import open_channel
+from hivemind.rpc.config import TransportConfig
+from hivemind.rpc.contract.link import LinkClient
+from hivemind.worker.errors import WorkerError
+
+
+class NoSuchHost(WorkerError):
+    """The master's address cannot be resolved."""
+
+
+@attrs.frozen(kw_only=True)
+class Dial:
+    """Where the master is, and how to speak to it."""
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    transport: TransportConfig = attrs.field(factory=TransportConfig)
+
+    @property
+    def address(self) -> str:
+        """As people write it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    async def check_name(self) -> None:
+        """Raises NoSuchHost where the master's name means nothing to this machine."""
+        try:
+            await trio.socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NoSuchHost(
+                f"no address is known for the master {self.host!r} ({error.strerror}): "
+                "check --master"
+            ) from error
+
+    @asynccontextmanager
+    async def open(self, token: str | None = None) -> AsyncIterator[LinkClient]:
+        """A connection of its own, whose calls carry the token. Raises the RpcError family.
+
+        Large transfers each take one, so that none of them delays a heartbeat.
+        """
+        metadata = {"authorization": f"Bearer {token}"} if token is not None else {}
+        async with open_channel(
+            self.host, self.port, tls=self.tls, config=self.transport, metadata=metadata
+        ) as channel:
+            yield LinkClient(channel)

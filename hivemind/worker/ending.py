@@ -1,0 +1,64 @@
+"""What the sandbox saw of a run, as the master is told it."""
+
+import signal
+
+import sandbox
+from hivemind.core import sizes
+from hivemind.core.records import Ending, Outcome, Reason, TaskSpec, Usage
+
+_OUTCOMES = {
+    Reason.SIGNALLED: Outcome.FAILED,
+    Reason.OUT_OF_MEMORY: Outcome.FAILED,
+    Reason.OUTPUT_LIMIT: Outcome.FAILED,
+    Reason.CPU_TIME_LIMIT: Outcome.FAILED,
+    Reason.TIME_LIMIT: Outcome.TIMED_OUT,
+    Reason.STOPPED: Outcome.STOPPED,
+}
+
+
+def ending_of(result: sandbox.Result, spec: TaskSpec) -> Ending:
+    """How the attempt ended, its exit code as a shell would have it."""
+    reason = Reason(result.reason.value)
+    if reason is Reason.EXITED:
+        outcome = Outcome.SUCCEEDED if result.exit_code == 0 else Outcome.FAILED
+    else:
+        outcome = _OUTCOMES[reason]
+    return Ending(
+        outcome=outcome,
+        reason=reason,
+        exit_code=result.exit_code,
+        detail=_detail(reason, result, spec),
+        usage=Usage(
+            wall_s=result.usage.wall_s,
+            cpu_s=result.usage.cpu_s,
+            memory_peak_bytes=result.usage.memory_peak_bytes,
+        ),
+    )
+
+
+def _detail(reason: Reason, result: sandbox.Result, spec: TaskSpec) -> str:
+    match reason:
+        case Reason.EXITED:
+            return f"exit status {result.exit_code}" if result.exit_code else ""
+        case Reason.SIGNALLED:
+            return f"ended by {_signal_name(result.signal)}"
+        case Reason.OUT_OF_MEMORY:
+            memory = sizes.show_size(spec.requirements.memory_bytes)
+            return f"memory limit of {memory} reached; ask for more with --memory"
+        case Reason.TIME_LIMIT:
+            limit = sizes.format_duration(spec.wall_s)
+            return f"time limit of {limit} reached; ask for more with --time"
+        case Reason.CPU_TIME_LIMIT:
+            limit = sizes.format_duration(spec.cpu_s or 0)
+            return f"CPU time limit of {limit} reached"
+        case Reason.OUTPUT_LIMIT:
+            return f"output limit of {sizes.show_size(spec.output_bytes)} reached"
+        case _:
+            return ""
+
+
+def _signal_name(number: int | None) -> str:
+    try:
+        return f"{signal.Signals(number or 0).name} (signal {number})"
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,217 @@
+"""One attempt from its inputs to its ending."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import trio
+
+import sandbox
+from hivemind.core.messages import Assignment
+from hivemind.core.records import (
+    Ending,
+    Outcome,
+    OutputStream,
+    PayloadKind,
+    Reason,
+    RefusalKind,
+    TaskSpec,
+)
+from hivemind.core.wording import one_line
+from hivemind.worker.archive_entry import find_entry
+from hivemind.worker.attempt_log import AttemptLog
+from hivemind.worker.build import BadPayload, build_archive, build_command, build_script
+from hivemind.worker.ending import ending_of
+from hivemind.worker.errors import WorkerError
+from hivemind.worker.held import HeldAttempt
+from hivemind.worker.outbox import AttemptFolder, Outbox
+from hivemind.worker.transfers import NotWanted, TransferFailed, Transfers
+
+_MOST_RESULT_FILES = 50_000
+_STREAMS = {
+    sandbox.Stream.STDOUT: OutputStream.STDOUT,
+    sandbox.Stream.STDERR: OutputStream.STDERR,
+}
+
+
+@attrs.frozen
+class Refused:
+    """The attempt was not run after all."""
+
+    kind: RefusalKind
+    detail: str
+
+
+class _InputFailed(WorkerError):
+    """Payload or standard input could not be put in place."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Execution:
+    """What it takes to run one attempt; ``run`` does it, once."""
+
+    assignment: Assignment
+    spec: TaskSpec
+    held: HeldAttempt
+    pool: sandbox.Pool
+    outbox: Outbox
+    transfers: Transfers
+    note_change: Callable[[], None]
+    """Called whenever there is more to tell the master."""
+    _stop_asked: bool = attrs.field(default=False, init=False)
+    _why: str = attrs.field(default="", init=False)
+    _preparation: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    _run: sandbox.Run | None = attrs.field(default=None, init=False)
+
+    def stop(self, why: str) -> None:
+        """End it soon, however far it has come; ``why`` becomes the ending's detail."""
+        if not self._stop_asked:
+            self._stop_asked, self._why = True, why
+            self._preparation.cancel()
+            if self._run is not None:
+                self._run.stop()
+
+    async def run(self) -> Ending | Refused:
+        """Fetch, run, record and collect.
+
+        Cancellation ends the whole process tree before it is passed on.
+
+        Raises:
+            NotWanted: the master does not know the attempt.
+            SandboxError: the sandbox could not be made, through no fault of the task.
+            OSError: the disk failed while the task ran.
+        """
+        run_spec: sandbox.Spec | None = None
+        try:
+            with self._preparation:
+                await self._place_inputs()
+                run_spec = await self._build()
+            if run_spec is None:
+                return Ending(outcome=Outcome.STOPPED, reason=Reason.STOPPED, detail=self._why)
+            return await self._execute(run_spec)
+        except _InputFailed as error:
+            return Refused(RefusalKind.BUSY, str(error))
+        except (BadPayload, sandbox.BadArchive) as error:
+            return Ending(
+                outcome=Outcome.FAILED, reason=Reason.BAD_PAYLOAD, detail=one_line(str(error))
+            )
+        except sandbox.BadSpec as error:
+            return Refused(RefusalKind.POLICY, str(error))
+
+    # -- before ---------------------------------------------------------------------------------
+
+    async def _place_inputs(self) -> None:
+        """Raises NotWanted, and _InputFailed where another node may have more luck."""
+        try:
+            await self._place_all()
+        except NotWanted:
+            raise
+        except TransferFailed as error:
+            raise _InputFailed(str(error)) from error
+        except OSError as error:
+            raise _InputFailed(f"the node cannot keep its input: {error.strerror}") from error
+
+    async def _place_all(self) -> None:
+        await self.outbox.make(self._folder)
+        given = self.assignment
+        if self.spec.kind is not PayloadKind.COMMAND:
+            await self._place(
+                self._folder.payload, given.payload, given.payload_to_fetch, stdin=False
+            )
+        if self.spec.has_stdin:
+            await self._place(self._folder.stdin, given.stdin, given.stdin_to_fetch, stdin=True)
+
+    async def _place(self, path: Path, inline: bytes | None, to_fetch: int, *, stdin: bool) -> None:
+        if to_fetch:
+            await self.transfers.fetch(self.held.ref, stdin=stdin, size=to_fetch, into=path)
+        else:
+            await trio.to_thread.run_sync(path.write_bytes, inline or b"")
+
+    async def _build(self) -> sandbox.Spec:
+        spec, ref, folder = self.spec, self.held.ref, self._folder
+        stdin = folder.stdin if spec.has_stdin else None
+        match spec.kind:
+            case PayloadKind.COMMAND:
+                return build_command(spec, ref, argv=spec.argv, stdin=stdin)
+            case PayloadKind.SCRIPT:
+                head = await trio.to_thread.run_sync(_head, folder.payload)
+                return build_script(spec, ref, payload=folder.payload, head=head, stdin=stdin)
+            case PayloadKind.ARCHIVE:
+                archive = functools.partial(
+                    build_archive, spec, ref, payload=folder.payload, stdin=stdin
+                )
+                entry = spec.command or await find_entry(self.pool, archive(entry=("true",)))
+                return archive(entry=entry)
+
+    @property
+    def _folder(self) -> AttemptFolder:
+        return self.held.folder
+
+    # -- while it runs, and after ---------------------------------------------------------------
+
+    async def _execute(self, run_spec: sandbox.Spec) -> Ending:
+        async with self.pool.open_run(run_spec) as run:
+            output = self.held.log = AttemptLog.create(self._folder.output)
+            self.held.started = True
+            self.note_change()
+            self._run = run
+            if self._stop_asked:
+                run.stop()
+            await self._record(run, output)
+            result = await run.wait()
+            ending = ending_of(result, self.spec)
+            if ending.reason is Reason.STOPPED:
+                ending = attrs.evolve(ending, detail=self._why)
+            return await self._collect(run, ending)
+
+    async def _record(self, run: sandbox.Run, output: AttemptLog) -> None:
+        """Keep what the task prints, as it comes; the link reads it from there."""
+        failure: OSError | None = None
+        async for chunk in run.chunks():
+            if failure is not None:
+                continue
+            try:
+                output.append(_STREAMS[chunk.stream], chunk.data, chunk.at)
+            except OSError as error:
+                failure = error
+                run.stop()
+            self.note_change()
+        if failure is not None:
+            raise failure
+
+    async def _collect(self, run: sandbox.Run, ending: Ending) -> Ending:
+        """The ending, with the size of the tar of what the task left; none where it left nothing.
+
+        A result that cannot be had fails an attempt that was a success otherwise.
+        """
+        path = self._folder.result
+        try:
+            with path.open("wb") as file:
+                collected = await run.collect(
+                    file, max_bytes=self.spec.result_bytes, max_files=_MOST_RESULT_FILES
+                )
+        except sandbox.CollectFailed as error:
+            path.unlink(missing_ok=True)
+            detail = one_line(f"its result cannot be kept: {error}")
+            if ending.outcome is Outcome.SUCCEEDED:
+                return attrs.evolve(
+                    ending, outcome=Outcome.FAILED, reason=Reason.BAD_RESULT, detail=detail
+                )
+            return attrs.evolve(ending, detail=_joined(ending.detail, detail))
+        if collected.skipped:
+            left_out = f"left out of the result: {', '.join(collected.skipped)}"
+            ending = attrs.evolve(ending, detail=one_line(_joined(ending.detail, left_out)))
+        if not collected.files:
+            path.unlink(missing_ok=True)
+            return ending
+        return attrs.evolve(ending, result_bytes=path.stat().st_size)
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(2)

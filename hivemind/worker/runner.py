@@ -1,0 +1,266 @@
+"""Runs attempts: one task for each, from its assignment to a final report on this disk.
+
+What an attempt does, suffers or breaks ends with it: this is one of the two places in the worker
+where an exception is absorbed, logged once, and turned into the attempt's end.
+"""
+
+from collections.abc import Mapping
+
+import attrs
+import structlog
+import trio
+
+import sandbox
+from hivemind.core.messages import Assignment, AttemptRef, RefusedReport
+from hivemind.core.policy import Profile
+from hivemind.core.records import Capacity, Ending, Outcome, Reason, RefusalKind
+from hivemind.core.resources import NOTHING, Amounts, needed
+from hivemind.core.wording import one_line
+from hivemind.rpc.contract.faults import MalformedMessage
+from hivemind.rpc.contract.specs import decode_spec
+from hivemind.supervision import Backoff
+from hivemind.worker.execution import Execution, Refused
+from hivemind.worker.held import STARTED_SEQ, HeldAttempt, HeldAttempts
+from hivemind.worker.outbox import FinalReport, Outbox
+from hivemind.worker.refusal import judge
+from hivemind.worker.transfers import NotWanted, Transfers
+
+_DISK_FULL_BACKOFF = Backoff(first_s=1.0, most_s=30.0)
+
+log = structlog.get_logger(__name__)
+
+
+@attrs.define(eq=False, kw_only=True)
+class _Attempt:
+    """An attempt under way."""
+
+    held: HeldAttempt
+    execution: Execution
+    needs: Amounts
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    unwanted: bool = False
+    """Nobody waits for its report."""
+
+
+class Runner:
+    """Takes assignments and orders; what comes of them shows in the attempts that are held."""
+
+    def __init__(
+        self,
+        *,
+        pool: sandbox.Pool,
+        outbox: Outbox,
+        held: HeldAttempts,
+        transfers: Transfers,
+        capacity: Capacity,
+        profiles: Mapping[str, Profile],
+    ) -> None:
+        self._pool = pool
+        self._outbox = outbox
+        self._held = held
+        self._transfers = transfers
+        self._capacity = capacity
+        self._profiles = profiles
+        self._running: dict[AttemptRef, _Attempt] = {}
+        self._reserved = NOTHING
+        self._idle = trio.Event()
+        self._idle.set()
+        self._attempts: trio.Nursery | None = None
+        self.draining = False
+        """Take nothing more; set by a drain of this worker or of the master's choosing."""
+
+    @property
+    def running(self) -> int:
+        """How many attempts are under way."""
+        return len(self._running)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run what is assigned until cancelled, which ends every attempt's whole process tree."""
+        async with trio.open_nursery() as attempts:
+            self._attempts = attempts
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._attempts = None
+
+    def use_profiles(self, profiles: Mapping[str, Profile]) -> None:
+        """Judge what is assigned from now on by these policies."""
+        self._profiles = profiles
+
+    # -- orders of the master -------------------------------------------------------------------
+
+    def assign(self, assignment: Assignment) -> None:
+        """Begin the attempt, or refuse it. One that is held already goes on as it is.
+
+        Raises ForeignName for an id that no pool makes.
+        """
+        ref = assignment.ref
+        if ref in self._held:
+            return
+        folder = self._outbox.folder(ref)
+        if self._attempts is None or self.draining:
+            self._refuse_with(ref, RefusalKind.BUSY, "the node is draining")
+            return
+        try:
+            spec = decode_spec(assignment.spec)
+        except MalformedMessage as error:
+            self._refuse_with(ref, RefusalKind.POLICY, str(error))
+            return
+        refusal = judge(
+            spec,
+            assignment.account,
+            profiles=self._profiles,
+            capacity=self._capacity,
+            reserved=self._reserved,
+        )
+        if refusal is not None:
+            self._refuse_with(ref, refusal.kind, refusal.detail)
+            return
+        held = HeldAttempt(ref=ref, folder=folder)
+        attempt = _Attempt(
+            held=held,
+            execution=Execution(
+                assignment=assignment,
+                spec=spec,
+                pool=self._pool,
+                outbox=self._outbox,
+                transfers=self._transfers,
+                held=held,
+                note_change=self._held.note_change,
+            ),
+            needs=needed(spec.requirements),
+        )
+        self._reserved = self._reserved.plus(attempt.needs)
+        self._running[ref] = attempt
+        self._idle = trio.Event() if self._idle.is_set() else self._idle
+        self._held.add(held)
+        self._attempts.start_soon(
+            self._attend, attempt, name=f"attempt {ref.task_id}.{ref.attempt}"
+        )
+
+    def stop(self, ref: AttemptRef, why: str = "") -> None:
+        """End the attempt, and report how it ended. One that has ended already stays as it is."""
+        attempt = self._running.get(ref)
+        if attempt is not None:
+            attempt.execution.stop(why)
+
+    def stop_all(self, why: str) -> None:
+        """End every attempt that is under way, and report it stopped for this reason."""
+        for ref in list(self._running):
+            self.stop(ref, why)
+
+    def kill(self, ref: AttemptRef) -> None:
+        """End the attempt, or forget its report: nobody wants either."""
+        attempt = self._running.get(ref)
+        if attempt is not None:
+            self._abandon(attempt)
+        elif (held := self._held.remove(ref)) is not None:
+            self._drop(held)
+
+    def abandon_all(self) -> int:
+        """End everything that runs, and report nothing; how much that was."""
+        abandoned = [attempt for attempt in self._running.values() if not attempt.unwanted]
+        for attempt in abandoned:
+            self._abandon(attempt)
+        return len(abandoned)
+
+    def acknowledge(self, ref: AttemptRef, seq: int) -> None:
+        """The master has a report; when that is the final one, the attempt is forgotten."""
+        held = self._held.get(ref)
+        if held is not None and held.report is not None and seq >= held.report.seq:
+            self._held.remove(ref)
+            self._drop(held)
+
+    async def wait_idle(self) -> None:
+        """Return once nothing is under way."""
+        await self._idle.wait()
+
+    # -- one attempt ----------------------------------------------------------------------------
+
+    def _abandon(self, attempt: _Attempt) -> None:
+        attempt.unwanted = True
+        attempt.scope.cancel()
+        if self._held.remove(attempt.held.ref) is not None:
+            self._held.abandonments += 1
+
+    def _drop(self, held: HeldAttempt) -> None:
+        if self._attempts is not None:
+            self._attempts.start_soon(self._outbox.drop, held.folder)
+
+    def _refuse_with(self, ref: AttemptRef, kind: RefusalKind, detail: str) -> None:
+        log.info(
+            "attempt_refused",
+            task_id=ref.task_id,
+            attempt=ref.attempt,
+            kind=str(kind),
+            detail=detail,
+        )
+        self._held.refuse(
+            RefusedReport(ref=ref, seq=STARTED_SEQ, kind=kind, detail=one_line(detail))
+        )
+
+    async def _attend(self, attempt: _Attempt) -> None:
+        """Run the attempt, have its end on disk, and free what it held."""
+        held = attempt.held
+        ended: Ending | Refused | None = None
+        try:
+            with attempt.scope:
+                ended = await self._execute(attempt)
+                if isinstance(ended, Ending):
+                    await self._file(held, ended)
+        finally:
+            if held.log is not None:
+                held.log.close()
+            self._release(attempt)
+        if isinstance(ended, Ending) and not attempt.unwanted:
+            self._held.note_change()
+            return
+        self._held.remove(held.ref)
+        if isinstance(ended, Refused) and not attempt.unwanted:
+            self._refuse_with(held.ref, ended.kind, ended.detail)
+        await self._outbox.drop(held.folder)
+
+    async def _execute(self, attempt: _Attempt) -> Ending | Refused | None:
+        ref = attempt.held.ref
+        try:
+            return await attempt.execution.run()
+        except NotWanted as error:
+            log.info(
+                "attempt_not_wanted", task_id=ref.task_id, attempt=ref.attempt, reason=str(error)
+            )
+            return None
+        except (sandbox.SandboxError, OSError) as error:
+            # The machine's fault, and an expected one: what it says is enough.
+            log.error("attempt_failed", task_id=ref.task_id, attempt=ref.attempt, reason=str(error))
+            detail = one_line(f"the node could not run it: {error}")
+        except Exception:
+            log.exception("attempt_failed", task_id=ref.task_id, attempt=ref.attempt)
+            detail = "the node could not run it: a fault of the worker, which its log describes"
+        return Ending(outcome=Outcome.FAILED, reason=Reason.SANDBOX_FAILED, detail=detail)
+
+    async def _file(self, held: HeldAttempt, ending: Ending) -> None:
+        """Have the final report on disk. A disk that is full is waited for."""
+        seq = STARTED_SEQ + 1 if held.started else STARTED_SEQ
+        report = FinalReport(ref=held.ref, seq=seq, ending=ending)
+        failures = 0
+        while held.report is None:
+            try:
+                await self._outbox.put(held.folder, held.log, report)
+            except OSError as error:
+                failures += 1
+                log.error(
+                    "report_not_kept",
+                    task_id=held.ref.task_id,
+                    attempt=held.ref.attempt,
+                    reason=str(error),
+                )
+                await trio.sleep(_DISK_FULL_BACKOFF.delay_s(failures, 0.5))
+            else:
+                held.report = report
+
+    def _release(self, attempt: _Attempt) -> None:
+        del self._running[attempt.held.ref]
+        self._reserved = self._reserved.minus(attempt.needs)
+        if not self._running:
+            self._idle.set()
