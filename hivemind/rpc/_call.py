@@ -42,6 +42,7 @@ S = TypeVar("S")
 log = structlog.get_logger(__name__)
 
 CLEANUP_S = 15.0
+MAX_MESSAGE_CHARACTERS = 2000
 BUDGETED_BYTES = 64 * KIB
 """Messages up to this size are not counted against the budget."""
 
@@ -235,7 +236,7 @@ class Call:
         headers = [(":status", str(http_status)), ("content-type", "application/grpc")]
         if status is not None:
             headers.append(("grpc-status", str(status.value)))
-            headers.append(("grpc-message", encode_grpc_message(message)))
+            headers.append(("grpc-message", encode_grpc_message(_one_header(message))))
         await self._h2_stream.send_headers(headers, end_stream=True)
         self._hang_up()
 
@@ -322,10 +323,15 @@ class Call:
                 self._h2_stream.extra_trailers.append(("grpc-accept-encoding", "identity"))
         await stream.send_trailing_metadata(
             status=Status.OK if refused is None else refused.status,
-            status_message=None if refused is None else refused.message,
+            status_message=None if refused is None else _one_header(refused.message or ""),
             metadata={} if code is None else {ERROR_CODE_KEY: str(int(code))},
         )
         self._hang_up()
+
+
+def _one_header(message: str) -> str:
+    """`message` as HTTP/2 takes it for a header: no space at its ends, of bounded length."""
+    return message[:MAX_MESSAGE_CHARACTERS].strip()
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

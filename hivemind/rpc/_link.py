@@ -219,8 +219,8 @@ class Link:
         while True:
             try:
                 data = await self._stream.receive_some(read_bytes)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.close("the connection broke", flush=False)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                self.close(broken_reason(error), flush=False)
                 return
             if not data:
                 self.close("the peer hung up")
@@ -346,18 +346,18 @@ async def handshake(stream: trio.abc.Stream, deadline_s: float) -> str | None:
         try:
             await stream.do_handshake()
         except trio.BrokenResourceError as error:
-            return tls_reason(error)
+            return broken_reason(error)
         if stream.selected_alpn_protocol() != "h2":
             return "the peer does not offer HTTP/2 (ALPN h2)"
         return None
     return "TLS was not finished in time"
 
 
-def tls_reason(error: BaseException) -> str:
-    """What a broken TLS connection has to say for itself, in one line."""
+def broken_reason(error: BaseException) -> str:
+    """What a broken connection has to say for itself, in one line."""
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"certificate refused: {cause.verify_message}"
     if isinstance(cause, ssl.SSLError):
         return f"TLS failed: {cause.reason or cause}"
-    return "the connection broke during TLS"
+    return "the connection broke"

@@ -8,8 +8,10 @@ async with open_channel("127.0.0.1", 50051, metadata={"authorization": f"Bearer 
         async for pong in replies: ...
 """
 
+import os
+import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -66,6 +68,11 @@ class Channel(CallChannel):
     def closed_because(self) -> str | None:
         """Why the connection ended; None while it is open."""
         return self._link.closed_because
+
+    @property
+    def connection_refusal(self) -> str | None:
+        """Why no new call can be made: the connection is closed, or the server is going away."""
+        return self._link.connection.refusal
 
     @property
     def processor(self) -> LinkProcessor:
@@ -231,6 +238,9 @@ async def _await_ready(
 
 
 def _os_reason(error: OSError) -> str:
-    causes = getattr(error.__cause__, "exceptions", None) or [error.__cause__ or error]
-    cause = causes[0]
-    return getattr(cause, "strerror", None) or str(cause) or str(error)
+    # Trio wraps what each address of the host had to say into one error without a number.
+    causes: Sequence[Exception] = getattr(error.__cause__, "exceptions", [error])
+    cause = next((one for one in causes if isinstance(one, OSError)), error)
+    if isinstance(cause, socket.gaierror):
+        return cause.strerror or "the name has no address"
+    return os.strerror(cause.errno) if cause.errno else str(error)

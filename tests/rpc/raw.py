@@ -21,7 +21,11 @@ def framed(message: Ping, *, announced: int | None = None, flag: int = 0) -> byt
 class RawClient:
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
-        self.h2 = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
+        self.h2 = H2Connection(
+            H2Configuration(
+                client_side=True, header_encoding="utf-8", validate_outbound_headers=False
+            )
+        )
         self.events: list[Any] = []
 
     async def begin(self) -> None:
@@ -32,11 +36,13 @@ class RawClient:
     async def flush(self) -> None:
         await self.stream.send_all(self.h2.data_to_send())
 
-    async def call(self, path: str, *, end: bool = False, **headers: str) -> int:
+    async def call(
+        self, path: str, *, end: bool = False, headers: dict[str, str] | None = None
+    ) -> int:
         stream_id = self.h2.get_next_available_stream_id()
         fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "x"}
         fields |= {"content-type": "application/grpc", "te": "trailers"}
-        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        fields |= headers or {}
         self.h2.send_headers(stream_id, list(fields.items()), end_stream=end)
         await self.flush()
         return stream_id
@@ -45,9 +51,11 @@ class RawClient:
         self.h2.send_data(stream_id, data, end_stream=end)
         await self.flush()
 
-    async def unary(self, path: str, message: Ping, **headers: str) -> dict[str, str]:
+    async def unary(
+        self, path: str, message: Ping, headers: dict[str, str] | None = None
+    ) -> dict[str, str]:
         """The trailers of a whole call."""
-        stream_id = await self.call(path, **headers)
+        stream_id = await self.call(path, headers=headers)
         await self.send(stream_id, framed(message), end=True)
         return await self.trailers(stream_id)
 

@@ -1,6 +1,6 @@
 """The services that the tests of this package call, and how a test serves them."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,7 +11,8 @@ from hivemind.rpc.auth import Authenticator, InvalidToken, Principal, current_pr
 from hivemind.rpc.channel import Channel, open_channel
 from hivemind.rpc.config import MIB, TransportConfig
 from hivemind.rpc.server import Server, open_listeners
-from tests.rpc._pb.hmtest import EchoBase, GateBase, Ping, Pong
+from hivemind.rpc.spool import current_upload
+from tests.rpc._pb.hmtest import EchoBase, GateBase, Ping, Pong, StoreRequest
 
 ECHO_METHODS = frozenset(f"/hmtest.Echo/{name}" for name in ("Unary", "Down", "Up", "Both"))
 OPEN_METHODS = ECHO_METHODS | {
@@ -88,6 +89,16 @@ class GateService(GateBase):
 
     async def whoami(self, message: Ping) -> Pong:
         return Pong(text=current_principal().account)
+
+    async def store(self, message: StoreRequest) -> Pong:
+        return Pong(text=message.name, number=current_upload().size_bytes)
+
+
+async def until(is_true: Callable[[], bool]) -> None:
+    """Waits for a state that the other side brings about through the network."""
+    with trio.fail_after(10):
+        while not is_true():  # noqa: ASYNC110 - nothing here is told of it
+            await trio.sleep(0.005)
 
 
 @attrs.frozen

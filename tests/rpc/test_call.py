@@ -11,7 +11,7 @@ from hivemind.rpc.context import current_call, current_peer, note_error_code
 from hivemind.rpc.errors import ErrorCode, fail
 from tests.rpc._pb.hmtest import EchoBase, Ping, Pong
 from tests.rpc.conftest import GrpcioClient
-from tests.rpc.service import EchoService, serving
+from tests.rpc.service import EchoService, serving, until
 
 UNARY = """
 for text in job["texts"]:
@@ -181,8 +181,7 @@ say(outcome(stub.Down(pb.Ping(text="hang", count=1), timeout=0.3))["status"])
         assert took_s >= 0.3
         assert await client.hear() == "DEADLINE_EXCEEDED"
         await service.ended.wait()
-        while service.hanging:
-            await trio.testing.wait_all_tasks_blocked()
+        await until(lambda: len(service.ends) == 2)
     assert service.ends == ["Cancelled", "Cancelled"]
 
 
@@ -200,17 +199,10 @@ third = stub.Unary.future(pb.Ping(text="hang"))
 heed()
 """
     async with serving([service]) as at, grpcio_client(at.port, code) as client:
-        await _until(lambda: service.hanging == 2)
+        await until(lambda: service.hanging == 2)
         await client.tell("go")
         assert await client.hear() == "cancelled"
-        await _until(lambda: len(service.ends) == 2 and service.hanging == 1)
+        await until(lambda: len(service.ends) == 2 and service.hanging == 1)
         client.process.kill()
-        await _until(lambda: service.hanging == 0)
+        await until(lambda: service.hanging == 0)
     assert service.ends == ["Cancelled"] * 3
-
-
-async def _until(is_true: Any) -> None:
-    """Waits for a state that other tasks bring about through the network."""
-    with trio.fail_after(10):
-        while not is_true():
-            await trio.sleep(0.005)

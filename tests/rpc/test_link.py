@@ -184,7 +184,7 @@ async def test_a_channel_to_a_server_that_stops_answering_ends(tmp_path: object)
 async def test_headers_beyond_the_limit_end_the_connection() -> None:
     async with serving([EchoService()]) as at, raw_client(at.port) as client:
         with pytest.raises((AssertionError, trio.BrokenResourceError)):
-            await client.unary(UNARY, Ping(), x="y" * 100_000)
+            await client.unary(UNARY, Ping(), {"x": "y" * 100_000})
 
 
 def test_the_frames_used_here_are_what_they_claim() -> None:

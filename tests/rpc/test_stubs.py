@@ -6,11 +6,10 @@ from contextlib import aclosing
 import pytest
 import trio
 
-from hivemind.rpc.channel import Channel
 from hivemind.rpc.errors import RemoteError
 from hivemind.rpc.stubs import bind
 from tests.rpc._pb.hmtest import EchoStub, Ping
-from tests.rpc.service import EchoService, served
+from tests.rpc.service import EchoService, served, until
 
 
 async def test_every_kind_of_call_works_through_the_unchanged_stub() -> None:
@@ -84,12 +83,7 @@ async def test_leaving_a_call_both_ways_ends_the_task_that_sends() -> None:
             async with aclosing(bind(EchoStub, channel).both(requests())) as replies:
                 assert (await anext(replies)).text == "first"
             await ended.wait()
-            await _until_no_senders(channel)
-
-
-async def _until_no_senders(channel: Channel) -> None:
-    while channel.senders:
-        await trio.lowlevel.checkpoint()
+            await until(lambda: not channel.senders)
 
 
 async def test_an_early_answer_counts_although_the_requests_are_not_all_sent() -> None:

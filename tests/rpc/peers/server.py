@@ -23,6 +23,11 @@ def rss_kib(field: str) -> int:
     return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
 
 
+def forget_peak() -> None:
+    """Lets VmHWM begin anew (proc(5), clear_refs)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 async def main() -> None:
     listeners = await open_listeners("127.0.0.1", 0)
     spool, spooled = None, {}
@@ -45,7 +50,7 @@ async def main() -> None:
         while data := await stdin.receive_some():
             for word in json.loads(b"[" + b",".join(data.split()) + b"]"):
                 if word == "rss":
-                    Path("/proc/self/clear_refs").write_text("5")
+                    forget_peak()
                     print(rss_kib("VmRSS"), flush=True)
                 elif word == "peak":
                     print(rss_kib("VmHWM"), flush=True)
