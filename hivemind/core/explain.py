@@ -1,8 +1,8 @@
 """Why a task is not running yet, as data: one headline, and every cause with how often it applies.
 
 Each node of the fleet is in exactly one cause, the first that holds of: it is away, it is not
-trusted, it drains, it refused the task, it could never run it, it has no room for it now. Causes
-come in the order of what would help most; the first is the headline.
+trusted, it drains, the task is barred from it, it could never run it, it has no room for it now.
+Causes come in the order of what would help most; the first is the headline.
 """
 
 import enum
@@ -28,7 +28,7 @@ class CauseKind(enum.StrEnum):
     BACKOFF = "backoff"
     NO_NODE = "no_node"
     TOO_SMALL = "too_small"
-    REFUSED = "refused"
+    BARRED = "barred"
     FULL = "full"
     KEPT_FREE = "kept_free"
     BEHIND = "behind"
@@ -161,9 +161,8 @@ class _Sorted:
             text = _lacks(shortage, nodes, all_of_them=all_of_them)
             yield Cause(CauseKind.TOO_SMALL, text, len(nodes))
         for bar in self._barred:
-            why = f": {bar.detail}" if bar.detail else ""
-            text = one_line(f"node {bar.node_id} refused it{why}")
-            yield Cause(CauseKind.REFUSED, text, 1)
+            text = bar.detail or f"node {bar.node_id} must not have it for now"
+            yield Cause(CauseKind.BARRED, one_line(text), 1)
 
     def busy(self) -> Iterator[Cause]:
         """Nodes that would do if less ran there."""

@@ -39,6 +39,7 @@ class Bar:
     until: float | None
     """None: as long as the node stays in this session."""
     detail: str = ""
+    """Why, in a sentence that names the node."""
 
 
 @attrs.define(eq=False)

@@ -12,7 +12,7 @@ from decimal import Decimal
 from hivemind.core.errors import CoreError
 
 _NUMBER_AND_UNIT = re.compile(
-    r"\s*([0-9]{1,18}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})\s*([A-Za-z]{0,8})\s*"
+    r"\s*([0-9]{1,19}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})\s*([A-Za-z]{0,8})\s*"
 )
 _BYTES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SECONDS = {

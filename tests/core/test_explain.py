@@ -133,16 +133,23 @@ def test_nodes_that_will_never_do_come_after_those_that_might() -> None:
 
 def test_a_refusal_is_told_in_the_nodes_words() -> None:
     queue, fleet = woken(WAITING), fleet_of(n1=machine())
-    queue.bar("t", "n1", until=None, detail="policy gpu is not here")
+    queue.bar("t", "n1", until=None, detail="node n1 refused it: policy gpu is not here")
     explanation = explain(WAITING, fleet, queue, 0.0)
     assert explanation.headline == "node n1 refused it: policy gpu is not here"
-    assert explanation.causes[0].kind is CauseKind.REFUSED
+    assert explanation.causes[0].kind is CauseKind.BARRED
+
+
+def test_a_bar_without_a_word_is_told_all_the_same() -> None:
+    queue = woken(WAITING)
+    queue.bar("t", "n1", until=None)
+    headline = explain(WAITING, fleet_of(n1=machine()), queue, 0.0).headline
+    assert headline == "node n1 must not have it for now"
 
 
 def test_a_bar_that_is_over_is_no_cause() -> None:
     queue, fleet = woken(WAITING), fleet_of(n1=machine())
     queue.bar("t", "n1", until=10.0, detail="no free slot")
-    assert explain(WAITING, fleet, queue, 9.0).causes[0].kind is CauseKind.REFUSED
+    assert explain(WAITING, fleet, queue, 9.0).causes[0].kind is CauseKind.BARRED
     assert explain(WAITING, fleet, queue, 10.0).causes[0].kind is CauseKind.TURN
 
 

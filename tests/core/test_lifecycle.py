@@ -348,6 +348,7 @@ def test_a_sandbox_that_did_not_start_is_tried_on_another_node_first() -> None:
     broken = attrs.evolve(EXIT_3, reason=Reason.SANDBOX_FAILED, exit_code=None)
     came = after(*ASSIGNED, Finished(attempt=1, seq=1, ending=broken), task=WITH_RETRY)
     assert came.effects == (RELEASE, BAR, Enqueue(task_id="t", delay_s=1.0))
+    assert came.task.detail == "node n1 could not run it: exit status 3"
 
 
 def test_a_flagged_task_that_fails_with_retries_left_is_stopped_instead() -> None:
