@@ -163,8 +163,7 @@ class CallStream(ServerCallStream[R, S]):
     async def release(self) -> None:
         """Give back what the call held, and remove an upload that was not kept."""
         self._held.release()
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S):
-            await self._uploads.aclose()
+        await self._uploads.aclose()
 
 
 class Call:
@@ -205,7 +204,8 @@ class Call:
             log.debug("rpc_call_gone", method=self._path, reason=self._terminated)
         finally:
             if stream is not None:
-                await stream.release()
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S):
+                    await stream.release()
 
     @property
     def _path(self) -> str:

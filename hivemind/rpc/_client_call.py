@@ -90,28 +90,27 @@ class ClientCall(ClientCallStream[S, R]):
         await trio.lowlevel.checkpoint_if_cancelled()
         return self
 
-    async def __aexit__(
+    async def _leave(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
     ) -> None:
-        late: BaseException | None = None
         try:
-            if error is None and self.is_sent:
+            if exc_val is None and self.is_sent:
                 await self.finish()
-        except BaseException as failure:
-            late = failure
+        except Exception as late:
+            translated = self.translated(late)
+            if translated is late:
+                raise
+            raise translated from late
         finally:
             self.let_go()
-        raised = late or error
-        if raised is None:
-            return
-        translated = self.translated(raised)
-        if translated is not raised:
-            raise translated from raised
-        if late is not None:
-            raise late
+        if exc_val is not None and (seen := self.translated(exc_val)) is not exc_val:
+            raise seen from exc_val
+
+    # Not a clean-up to be shielded: waiting for the status must stay cancellable.
+    __aexit__ = _leave
 
     async def finish(self) -> None:
         """Read what is left of the answer, its status above all."""

@@ -5,6 +5,7 @@ quietly, with its reason in `closed_because`: a connection's failure is never an
 """
 
 import ssl
+from contextlib import suppress
 from typing import Any
 
 import h2.events
@@ -144,7 +145,8 @@ class Link:
                         await self._flushed.wait()
                 outbound.cancel_scope.cancel()
             if self._is_orderly:
-                await self._linger()
+                with trio.move_on_after(LINGER_S):
+                    await self._linger()
         finally:
             self.close("connection closed", flush=False)
             with trio.move_on_after(CLOSE_S, shield=True):
@@ -217,18 +219,21 @@ class Link:
     async def _read_all(self) -> None:
         read_bytes = READ_BYTES
         while True:
-            try:
-                data = await self._stream.receive_some(read_bytes)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                self.close(broken_reason(error), flush=False)
-                return
+            data = await self._read(read_bytes)
             if not data:
                 self.close("the peer hung up")
                 return
             self._last_received_at = trio.current_time()
             self._activity.set()
-            count = self._receive(bytes(data))
+            count = self._receive(data)
             read_bytes = SUSPECT_READ_BYTES if count > SUSPECT_EVENTS else READ_BYTES
+
+    async def _read(self, max_bytes: int) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(max_bytes))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.close(broken_reason(error), flush=False)
+            return b""
 
     def _receive(self, data: bytes) -> int:
         try:
@@ -286,11 +291,11 @@ class Link:
             self._activity = trio.Event()
             self._h2.ping(b"hivemind")
             self.connection.flush()
-            with trio.move_on_after(self.config.keepalive_timeout_s):
+            with trio.move_on_after(self.config.keepalive_timeout_s) as waiting:
                 await self._activity.wait()
-                continue
-            self.close("the peer no longer answers (keepalive)", flush=False)
-            return
+            if waiting.cancelled_caught:
+                self.close("the peer no longer answers (keepalive)", flush=False)
+                return
 
     async def _await_ready(self) -> None:
         with trio.move_on_after(self.config.handshake_s):
@@ -299,14 +304,11 @@ class Link:
         self.close("the peer sent no HTTP/2 settings in time", flush=False)
 
     async def _linger(self) -> None:
-        with trio.move_on_after(LINGER_S):
-            try:
-                if isinstance(self._stream, trio.SocketStream):
-                    await self._stream.send_eof()
-                while await self._stream.receive_some(READ_BYTES):
-                    pass
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
+        if isinstance(self._stream, trio.SocketStream):
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_eof()
+        while await self._read(READ_BYTES):
+            pass
 
 
 def _h2_connection(*, is_client: bool, config: TransportConfig) -> H2Connection:
@@ -343,14 +345,18 @@ async def handshake(stream: trio.abc.Stream, deadline_s: float) -> str | None:
     if not isinstance(stream, trio.SSLStream):
         return None
     with trio.move_on_after(deadline_s):
-        try:
-            await stream.do_handshake()
-        except trio.BrokenResourceError as error:
-            return broken_reason(error)
-        if stream.selected_alpn_protocol() != "h2":
-            return "the peer does not offer HTTP/2 (ALPN h2)"
-        return None
+        return await _shake_hands(stream)
     return "TLS was not finished in time"
+
+
+async def _shake_hands(stream: trio.SSLStream[trio.SocketStream]) -> str | None:
+    try:
+        await stream.do_handshake()
+    except trio.BrokenResourceError as error:
+        return broken_reason(error)
+    if stream.selected_alpn_protocol() != "h2":
+        return "the peer does not offer HTTP/2 (ALPN h2)"
+    return None
 
 
 def broken_reason(error: BaseException) -> str:

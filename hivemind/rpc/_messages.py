@@ -71,8 +71,6 @@ async def read_body(buffer: Buffer, length: int, deadline_s: float) -> bytes:
         CallRefused: they did not arrive within `deadline_s` (DEADLINE_EXCEEDED).
         TruncatedMessage: the stream ended before them.
     """
-    with trio.move_on_after(deadline_s) as scope:
-        body = await buffer.read(length) if length else b""
-    if scope.cancelled_caught:
-        raise fail(None, Status.DEADLINE_EXCEEDED, f"{length} bytes did not arrive in time")
-    return body
+    with trio.move_on_after(deadline_s):
+        return await buffer.read(length)
+    raise fail(None, Status.DEADLINE_EXCEEDED, f"{length} bytes did not arrive in time")

@@ -3,6 +3,7 @@
 import errno
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -77,7 +78,14 @@ class Server:
         """
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
-                await accepting.start(self._accept, listeners, connections)
+                await accepting.start(
+                    partial(
+                        trio.serve_listeners,
+                        self._serve_connection,
+                        list(listeners),
+                        handler_nursery=connections,
+                    )
+                )
                 task_status.started()
                 await self.draining.wait()
                 accepting.cancel_scope.cancel()
@@ -89,32 +97,20 @@ class Server:
         """
         self.draining.set()
 
-    async def _accept(
-        self,
-        listeners: Sequence[trio.SocketListener],
-        connections: trio.Nursery,
-        *,
-        task_status: trio.TaskStatus[Any],
-    ) -> None:
-        await trio.serve_listeners(
-            self._serve_connection,
-            list(listeners),
-            handler_nursery=connections,
-            task_status=task_status,
-        )
-
     async def _finish_calls(self, all_connections: trio.CancelScope) -> None:
         for connection in list(self._connections):
             connection.link.go_away()
         with trio.move_on_after(self._config.drain_grace_s):
-            while self._connections:
-                await next(iter(self._connections)).ended.wait()
+            await self._all_ended()
         for connection in list(self._connections):
             connection.cut_off()
         with trio.move_on_after(CUT_S):
-            while self._connections:
-                await next(iter(self._connections)).ended.wait()
+            await self._all_ended()
         all_connections.cancel()
+
+    async def _all_ended(self) -> None:
+        while self._connections:
+            await next(iter(self._connections)).ended.wait()
 
     async def _serve_connection(self, socket_stream: trio.SocketStream) -> None:
         if not self._make_room():

@@ -5,7 +5,7 @@ betterproto2's stub starts an asyncio task for calls that stream both ways and l
 stream replies to the garbage collector. `bind` gives the same stub with both done here.
 """
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any, TypeVar, cast
 
 import trio
@@ -17,6 +17,7 @@ from hivemind.rpc._grpclib import Cardinality, MessageSource, ServiceStub, reque
 from hivemind.rpc.channel import Channel
 from hivemind.rpc.errors import DeadlineExceeded
 
+CLEANUP_S = 5.0
 StubT = TypeVar("StubT", bound=ServiceStub)
 
 
@@ -128,26 +129,32 @@ class Replies:
         if self._is_over:
             raise StopAsyncIteration
         try:
-            if not self._is_started:
-                self._is_started = True
-                await self._start()
-            reply = await self._call.recv_message()
-            if reply is None:
-                await self._finish()
-                raise StopAsyncIteration
-        except BaseException as error:
+            return await self._next()
+        except Exception as error:
             self._let_go()
             source_error = self._sender.error if self._sender is not None else None
-            if source_error is not None and isinstance(error, Exception):
+            if source_error is not None:
                 raise source_error from None
             translated = self._call.translated(error)
             if translated is error:
                 raise
             raise translated from error
-        return reply
+        except BaseException:
+            self._let_go()
+            raise
 
     def __del__(self) -> None:
         self._let_go()
+
+    async def _next(self) -> Any:
+        if not self._is_started:
+            self._is_started = True
+            await self._start()
+        reply = await self._call.recv_message()
+        if reply is None:
+            await self._finish()
+            raise StopAsyncIteration
+        return reply
 
     async def _start(self) -> None:
         await self._call.__aenter__()
@@ -210,6 +217,7 @@ async def _send_each(call: ClientCall[Any, Any], requests: MessageSource) -> Non
             await call.send_message(message)
         await call.end()
     finally:
-        aclose = getattr(requests, "aclose", None)
-        if aclose is not None:
-            await aclose()
+        # Only a generator is known to be of use to nobody else.
+        if isinstance(requests, AsyncGenerator):
+            with trio.move_on_after(CLEANUP_S, shield=True):
+                await requests.aclose()
