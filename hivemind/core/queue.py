@@ -9,7 +9,7 @@ Instants here (``now``, ``ready_at``, ``until``) are seconds of a monotonic cloc
 """
 
 import heapq
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import attrs
 
@@ -258,24 +258,22 @@ class TaskQueue:
         self._lines[group.account].groups.discard(group)
 
     def ahead_of(self, task_id: str, most: int) -> int:
-        """How many ready tasks of the same account come before this one, counted up to ``most``."""
-        waiting = self.waiting(task_id)
-        line = self._lines.get(waiting.account)
-        if line is None:
-            return 0
-        count = 0
-        for group in line.by_shape.values():
-            for other in self._before(group, waiting.rank):
-                count += other != task_id
-                if count >= most:
-                    return count
-        return count
+        """How many ready tasks of the same account come before this one, counted up to ``most``.
 
-    def _before(self, group: Group, rank: Key) -> Iterator[str]:
-        for task_id in group.ready.in_order():
-            if self._waiting[task_id].rank >= rank:
-                return
-            yield task_id
+        Parked ones do not count: they keep nobody waiting. Costs no more than what is counted.
+        """
+        rank = self.rank(task_id)
+        line = self._lines.get(self.waiting(task_id).account)
+        count = 0
+        for group in line.groups.in_order() if line is not None else ():
+            before = count
+            for other in group.ready.in_order():
+                if count >= most or self.rank(other) >= rank:
+                    break
+                count += 1
+            if count == before:  # So has every group after this one.
+                break
+        return count
 
     # --- groups and lines ---------------------------------------------------------------------
 

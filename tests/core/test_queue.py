@@ -1,5 +1,6 @@
 import pytest
 
+from hivemind.core.ordered import Key
 from hivemind.core.queue import AlreadyQueued, Bar, NotQueued, TaskQueue
 from tests.core.builders import queue_of, queued, wants
 
@@ -165,6 +166,37 @@ def test_how_many_are_ahead_counts_the_accounts_own_ready_tasks_up_to_a_bound() 
     assert queue.ahead_of("big", most=100) == 6
     assert queue.ahead_of("t19", most=100) == 20
     assert queue.ahead_of("t19", most=7) == 7
+
+
+def test_counting_who_is_ahead_looks_at_no_group_behind() -> None:
+    queue = queue_of(
+        queued("mine", submitted_at=5),
+        queued("ahead", submitted_at=1, needs=BIG),
+        *(queued(f"t{n}", submitted_at=10 + n, needs=wants(cpus=n)) for n in range(2, 2000)),
+    )
+    queue.wake(0.0, 0)
+    looked_at: list[str] = []
+    rank = queue.rank
+
+    def counted(task_id: str) -> Key:
+        looked_at.append(task_id)
+        return rank(task_id)
+
+    queue.rank = counted  # type: ignore[method-assign]
+    assert queue.ahead_of("mine", most=1000) == 1
+    assert len(looked_at) < 10
+
+
+def test_a_parked_task_keeps_nobody_waiting() -> None:
+    queue = queue_of(queued("mine", submitted_at=5), queued("parked", submitted_at=1, needs=BIG))
+    queue.wake(0.0, 0)
+    line = queue.line_of("alice")
+    assert line is not None
+    group = line.groups.first()
+    assert group is not None
+    queue.park(group)
+    assert queue.ahead_of("mine", most=10) == 0
+    assert queue.ahead_of("parked", most=10) == 0
 
 
 def test_nothing_of_a_task_stays_behind_once_it_is_gone() -> None:
