@@ -38,7 +38,8 @@ from hivemind.rpc.health import Health
 from hivemind.rpc.server import Server, open_listeners
 from hivemind.rpc.spool import Spool
 from hivemind.settings.credentials import Credentials, write_credentials
-from hivemind.settings.daemon import MasterConfig
+from hivemind.settings.daemon import MasterConfig, format_address
+from hivemind.settings.errors import SettingsError
 from hivemind.settings.home import make_home
 from hivemind.settings.policies import Policies, load_policies
 from hivemind.store.api import Store
@@ -85,7 +86,7 @@ class Master:
         self._store = store
         self._policies = policies
         self._listeners: list[trio.SocketListener] = []
-        self.address = (config.host, config.port)
+        self.address = config.listen
         """Where it serves: host and port."""
         self.bells = Bells()
         self.reactor = Reactor(store, rules=self.rules)
@@ -114,7 +115,7 @@ class Master:
         """Read the policy files again. A bad one keeps what was in force, and is logged."""
         try:
             self._policies = load_policies(self._config.home)
-        except Exception as error:
+        except SettingsError as error:
             log.error("policies_not_reloaded", error=str(error))
         else:
             log.info("policies_reloaded")
@@ -211,7 +212,7 @@ class Master:
 
     def _is_registration_open(self) -> bool:
         rule = self.rules().registration
-        return rule == "open" or (rule == "auto" and self._config.host in _LOOPBACK)
+        return rule == "open" or (rule == "auto" and self._config.listen[0] in _LOOPBACK)
 
     def _tls(self) -> ssl.SSLContext | None:
         if self._config.tls_cert is None:
@@ -225,8 +226,8 @@ class Master:
 
     async def listen(self) -> None:
         """Take the address, before anything else is touched. Raises PortInUse."""
-        self._listeners = await open_listeners(self._config.host, self._config.port)
-        self.address = (self._config.host, self._listeners[0].socket.getsockname()[1])
+        self._listeners = await open_listeners(*self._config.listen)
+        self.address = (self._config.listen[0], self._listeners[0].socket.getsockname()[1])
 
     async def close_listeners(self) -> None:
         """Give the address back, if no server has taken it over."""
@@ -278,7 +279,7 @@ class Master:
         await trio.to_thread.run_sync(
             write_credentials,
             self._config.home,
-            Credentials(master=f"{reachable}:{port}", account=admin.name, token=token),
+            Credentials(master=format_address(reachable, port), account=admin.name, token=token),
         )
 
     # --- what the reactor tells ---
