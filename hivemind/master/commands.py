@@ -190,6 +190,8 @@ def join(turn: Turn, node_id: str, hello: Hello) -> Joined:
         trust=node.trust,
         draining=hello.draining,
     )
+    # It may have come back with other policies, so what it refused before is worth asking again.
+    turn.cluster.queue.lift_bars(node_id)
     return Joined(
         wanted=tuple(ref for ref in hello.held if ref in wanted),
         unwanted=tuple(ref for ref in hello.held if ref not in wanted),
