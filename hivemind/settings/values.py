@@ -1,0 +1,164 @@
+"""Single values of a settings file: each function takes what TOML gave and returns what it means.
+
+All raise ValueError saying what was expected. Nothing is coerced: ``"3"`` is no number, ``true``
+is no 1, and quantities may be text with a unit.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from hivemind.core.policy import Bound
+from hivemind.core.sizes import parse_cpus, parse_duration, parse_size
+
+T = TypeVar("T")
+Reader = Callable[[object], T]
+
+_SHOWN = 40
+
+
+def text(value: object) -> str:
+    """Any text."""
+    if not isinstance(value, str):
+        raise _expected("text in quotes", value)
+    return value
+
+
+def name(value: object) -> str:
+    """A text that is not empty."""
+    if not text(value):
+        raise ValueError("expected a text that is not empty")
+    return text(value)
+
+
+def texts(value: object) -> tuple[str, ...]:
+    """A list of texts that are not empty."""
+    if not isinstance(value, list):
+        raise _expected("a list of texts", value)
+    return tuple(name(item) for item in value)
+
+
+def choice(*words: str) -> Reader[str]:
+    """One of some words."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or value not in words:
+            raise _expected(f"one of {', '.join(words)}", value)
+        return value
+
+    return read
+
+
+def path(value: object) -> Path:
+    """A path; ``~`` is the user's own folder, and what is relative starts at the current one."""
+    return Path(name(value)).expanduser().absolute()
+
+
+def count(value: object, *, least: int = 0) -> int:
+    """A whole number."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**53:
+        raise _expected(f"a whole number from {least}", value)
+    return value
+
+
+def at_least_one(value: object) -> int:
+    """A whole number from 1."""
+    return count(value, least=1)
+
+
+def number(value: object) -> float:
+    """A number from 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise _expected("a number from 0", value)
+    return value
+
+
+def signed(value: object) -> int:
+    """A whole number, which may be below 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) >= 2**53:
+        raise _expected("a whole number", value)
+    return value
+
+
+def size(value: object) -> int:
+    """Bytes: a whole number, or a text such as ``512M``."""
+    if isinstance(value, str):
+        return parse_size(value)
+    try:
+        return count(value)
+    except ValueError:
+        raise _expected('a size such as "512M" or a number of bytes', value) from None
+
+
+def duration(value: object) -> float:
+    """Seconds: a number, or a text such as ``60s``."""
+    if isinstance(value, str):
+        return parse_duration(value)
+    try:
+        return number(value)
+    except ValueError:
+        raise _expected('a duration such as "60s" or a number of seconds', value) from None
+
+
+def some_size(value: object) -> int:
+    """A size above 0."""
+    if not size(value):
+        raise ValueError("expected a size above 0")
+    return size(value)
+
+
+def some_duration(value: object) -> float:
+    """A duration above 0."""
+    if not duration(value):
+        raise ValueError("expected a duration above 0")
+    return duration(value)
+
+
+def cpus(value: object) -> int:
+    """Thousandths of a CPU: from a number of CPUs such as ``1.5``, which may be text."""
+    try:
+        millis = parse_cpus(value) if isinstance(value, str) else round(1000 * number(value))
+    except ValueError:
+        raise _expected("a number of CPUs such as 2 or 0.5", value) from None
+    if millis == 0:
+        raise ValueError("expected at least a thousandth of a CPU")
+    return millis
+
+
+def bound(
+    read: Reader[float], base: Bound, *, read_default: Reader[float] | None = None
+) -> Reader[Bound]:
+    """``{ default = ..., most = ... }``; what is left out comes from ``base``.
+
+    A default that is left out is lowered to the most where need be.
+    """
+
+    def read_bound(value: object) -> Bound:
+        if not isinstance(value, dict):
+            raise _expected("a table such as { default = ..., most = ... }", value)
+        if unknown := sorted(value.keys() - {"default", "most"}):
+            raise ValueError(f"{unknown[0]} is not known: it has default and most")
+        most = _part(value, "most", read, base.most)
+        default = _part(value, "default", read_default or read, min(base.default, most))
+        if abs(default) > most:
+            raise ValueError("its default is beyond its most")
+        return Bound(default=default, most=most)
+
+    return read_bound
+
+
+def _part(table: dict[str, object], key: str, read: Reader[float], otherwise: float) -> float:
+    if key not in table:
+        return otherwise
+    try:
+        return read(table[key])
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
+
+
+def _expected(what: str, value: object) -> ValueError:
+    shown = ascii(value)
+    if len(shown) > _SHOWN:
+        shown = shown[:_SHOWN] + "..."
+    return ValueError(f"expected {what}, not {shown}")
