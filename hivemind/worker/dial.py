@@ -11,6 +11,7 @@ import trio
 from hivemind.rpc.channel import open_channel
 from hivemind.rpc.config import TransportConfig
 from hivemind.rpc.contract.link import LinkClient
+from hivemind.settings.daemon import format_address
 from hivemind.worker.errors import WorkerError
 
 
@@ -30,8 +31,7 @@ class Dial:
     @property
     def address(self) -> str:
         """As people write it."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return format_address(self.host, self.port)
 
     async def check_name(self) -> None:
         """Raises NoSuchHost where the master's name means nothing to this machine."""

@@ -5,7 +5,7 @@ pieces, so neither its size nor its speed is felt by the heartbeat or by the wor
 """
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 
@@ -92,8 +92,11 @@ class Transfers:
         """
 
         async def once() -> None:
-            async with self._dial.open(await self._identity.token()) as master:
-                await master.finish_with_result(report, _pieces(tar))
+            async with (
+                await trio.open_file(tar, "rb") as file,
+                self._dial.open(await self._identity.token()) as master,
+            ):
+                await master.finish_with_result(report, _Pieces(file.read))
 
         await self._repeat(report.ref, "deliver", once)
 
@@ -126,7 +129,17 @@ class Transfers:
             await trio.sleep(self._backoff.delay_s(failures, self._jitter()))
 
 
-async def _pieces(path: Path) -> AsyncIterator[bytes]:
-    async with await trio.open_file(path, "rb") as file:
-        while data := await file.read(UPLOAD_CHUNK_BYTES):
-            yield data
+class _Pieces:
+    """A file in pieces. No generator, since whoever reads it may leave it unfinished."""
+
+    def __init__(self, read: Callable[[int], Awaitable[bytes]]) -> None:
+        self._read = read
+
+    def __aiter__(self) -> "_Pieces":
+        return self
+
+    async def __anext__(self) -> bytes:
+        data = await self._read(UPLOAD_CHUNK_BYTES)
+        if not data:
+            raise StopAsyncIteration
+        return data

@@ -1,0 +1,324 @@
+"""The worker, put together."""
+
+import fcntl
+import math
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import structlog
+import trio
+
+import sandbox
+from hivemind import version
+from hivemind.core.ids import NODE_NAME_LENGTH
+from hivemind.core.records import Capabilities, Vitals
+from hivemind.core.wording import one_line
+from hivemind.rpc.auth import Authenticator, InvalidToken, Principal
+from hivemind.rpc.contract.serving import with_reflection
+from hivemind.rpc.errors import RpcError
+from hivemind.rpc.health import Health
+from hivemind.rpc.server import Server, open_listeners
+from hivemind.rpc.tls import client_tls
+from hivemind.settings.credentials import read_credentials
+from hivemind.settings.daemon import WorkerConfig, parse_address
+from hivemind.settings.home import HomeUnusable, make_home
+from hivemind.settings.policies import load_policies
+from hivemind.supervision import (
+    Backoff,
+    EventKind,
+    Service,
+    ServiceEvent,
+    StartFailed,
+    open_supervisor,
+)
+from hivemind.worker.capacity import Wish, measure_machine, plan_capacity
+from hivemind.worker.dial import Dial
+from hivemind.worker.errors import WorkerError
+from hivemind.worker.gpus import open_gpus
+from hivemind.worker.held import HeldAttempts
+from hivemind.worker.identity import Identity, IdentityFolder, join
+from hivemind.worker.link import Link
+from hivemind.worker.outbox import Outbox
+from hivemind.worker.recovery import recover
+from hivemind.worker.runner import Runner
+from hivemind.worker.transfers import Transfers
+from hivemind.worker.vitals import VitalSigns
+
+OPEN_METHODS = frozenset(
+    {
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    }
+)
+"""What may be called without a token; there is nothing else to call."""
+
+_STOP_S = 15.0
+"""How long the attempts that a drain ends may take to be gone."""
+_DELIVER_S = 15.0
+"""How long a drain waits for the master to acknowledge what has ended."""
+_JOIN_BACKOFF = Backoff(first_s=0.2, most_s=10.0)
+_SERVER_HOST = "127.0.0.1"
+
+log = structlog.get_logger(__name__)
+
+
+class HomeInUse(WorkerError):
+    """Another worker runs in this home."""
+
+
+class SandboxUnavailable(WorkerError):
+    """The machine cannot run tasks safely; one line for each thing that is missing."""
+
+
+class Worker:
+    """A worker that its master has welcomed; made by ``open_worker``."""
+
+    def __init__(
+        self, config: WorkerConfig, *, runner: Runner, link: Link, held: HeldAttempts
+    ) -> None:
+        self._config = config
+        self._runner = runner
+        self._link = link
+        self._held = held
+        self._health = Health()
+        self._listeners: list[trio.SocketListener] = []
+        self.address = (_SERVER_HOST, 0)
+        """Where it tells its health: host and port."""
+
+    def reload_policies(self) -> None:
+        """Read the policy files again. A bad one keeps what was in force, and is logged."""
+        try:
+            policies = load_policies(self._config.home)
+        except Exception as error:
+            log.error("policies_not_reloaded", error=str(error))
+        else:
+            self._runner.use_profiles(policies.profiles)
+            log.info("policies_reloaded")
+
+    async def drain(self) -> None:
+        """Take nothing more, let what runs end within the grace, and tell the master all of it.
+
+        What is still running then is ended and reported, so that the master gives it to others.
+        """
+        self._health.shut_down()
+        self._runner.draining = True
+        self._link.announce_drain()
+        log.info("draining", running=self._runner.running)
+        with trio.move_on_after(self._config.drain_grace_s):
+            await self._runner.wait_idle()
+        self._runner.stop_all("its node is shutting down")
+        with trio.move_on_after(_STOP_S):
+            await self._runner.wait_idle()
+        with trio.move_on_after(_DELIVER_S):
+            await self._held.wait_empty()
+        log.info("drained", unconfirmed=len(self._held))
+
+    # -- putting it together --------------------------------------------------------------------
+
+    async def listen(self) -> None:
+        """Take a free port. Raises PortInUse."""
+        self._listeners = await open_listeners(_SERVER_HOST, 0)
+        self.address = (_SERVER_HOST, self._listeners[0].socket.getsockname()[1])
+
+    def services(self) -> Sequence[Service]:
+        """In the order of their start; the link ends first, since it speaks of the others."""
+        return (
+            Service(name="server", run=self._serve),
+            Service(name="runner", run=self._runner.run, stop_grace_s=30.0),
+            # Started at the first welcome, and a master may be away for long.
+            Service(name="link", run=self._link.run, start_within_s=math.inf),
+        )
+
+    async def _serve(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        listeners, self._listeners = self._listeners, []
+        server = Server(
+            with_reflection([self._health]),
+            authenticator=Authenticator(open_methods=OPEN_METHODS, verify=_refuse_token),
+        )
+        await server.serve(
+            listeners or await open_listeners(*self.address), task_status=task_status
+        )
+
+
+@asynccontextmanager
+async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
+    """A worker that takes tasks when the block begins, and has left nothing running when it ends.
+
+    The block begins when the master has welcomed the worker; a master that does not answer is
+    waited for, as long as it takes. Leaving without ``drain`` ends what runs at once, unreported.
+
+    Raises, each with one line that says what to do: SettingsError for the home, its policies and
+    its credentials; BadCertificate; HomeInUse; SandboxUnavailable, which has a line for each thing
+    that is missing; ImpossibleOffer; NoSuchHost; the IdentityError family where the master will not
+    have this worker. A failure that restarting does not mend is raised in the block.
+    """
+    policies = load_policies(config.home)
+    capacity = plan_capacity(
+        Wish(
+            slots=config.slots,
+            cpu_millis=config.cpu_millis,
+            memory_bytes=config.memory_bytes,
+            location=config.location,
+        ),
+        measure_machine(),
+    )
+    host, port = config.master
+    tls = None if config.tls_ca is None else client_tls(ca=config.tls_ca)
+    dial = Dial(host=host, port=port, tls=tls)
+    await dial.check_name()
+    with _own_home(config.home) as folder, open_gpus() as gpus:
+        outbox = Outbox(folder / "attempts")
+        held = HeldAttempts()
+        await recover(outbox, held)
+        async with _open_sandboxes(config, capacity.slots) as pool:
+            identity = await _join(dial, IdentityFolder(folder), config)
+            transfers = Transfers(dial, identity)
+            runner = Runner(
+                pool=pool,
+                outbox=outbox,
+                held=held,
+                transfers=transfers,
+                capacity=capacity,
+                profiles=policies.profiles,
+            )
+            signs = VitalSigns(folder, gpus)
+
+            def measure() -> Vitals:
+                return signs.measure(runner.running)
+
+            link = Link(
+                dial=dial,
+                identity=identity,
+                held=held,
+                runner=runner,
+                transfers=transfers,
+                capabilities=Capabilities(
+                    capacity=capacity,
+                    hostname=socket.gethostname(),
+                    version=version(),
+                    limits=config.limits,
+                    sandbox="enabled",
+                ),
+                measure=measure,
+            )
+            worker = Worker(config, runner=runner, link=link, held=held)
+            async with _supervised(worker):
+                yield worker
+
+
+@asynccontextmanager
+async def _supervised(worker: Worker) -> AsyncIterator[None]:
+    """The worker's services for the length of the block, which begins when all are usable."""
+    await worker.listen()
+    try:
+        async with open_supervisor(worker.services(), on_event=_log_event) as supervisor:
+            await supervisor.ready.wait()
+            yield
+    except StartFailed as failure:
+        if isinstance(failure.__cause__, WorkerError | RpcError):
+            raise failure.__cause__ from None
+        raise
+
+
+async def _join(dial: Dial, folder: IdentityFolder, config: WorkerConfig) -> Identity:
+    """The identity that the master accepts, however long the master may be away."""
+    name = config.name or socket.gethostname()[:NODE_NAME_LENGTH]
+    join_token = config.join_token or _token_of_home(config)
+    told = ""
+    failures = 0
+    while True:
+        try:
+            return await join(dial, folder, name=name, join_token=join_token)
+        except RpcError as error:
+            reason = one_line(str(error))
+        if reason != told:
+            told = reason
+            log.warning("master_not_reached", master=dial.address, reason=reason)
+        failures += 1
+        await trio.sleep(_JOIN_BACKOFF.delay_s(failures, random.random()))  # noqa: S311
+
+
+def _token_of_home(config: WorkerConfig) -> str | None:
+    """The token in the home's credentials, if it is for this master: no other may see it."""
+    known = read_credentials(config.home)
+    if known is None or parse_address(known.master) != config.master:
+        return None
+    return known.token
+
+
+@asynccontextmanager
+async def _open_sandboxes(config: WorkerConfig, slots: int) -> AsyncIterator[sandbox.Pool]:
+    wanted = sandbox.PoolConfig(
+        limits="cgroup" if config.limits == "cgroup" else "best-effort",
+        slots=slots,
+        cgroup_parent="hivemind",
+    )
+    try:
+        async with sandbox.open_pool(wanted) as pool:
+            yield pool
+    except sandbox.Unavailable as error:
+        raise SandboxUnavailable(_what_is_missing(error, config)) from error
+
+
+def _what_is_missing(error: sandbox.Unavailable, config: WorkerConfig) -> str:
+    lines = [
+        f"this machine cannot run tasks: no {item.name}: {item.detail}: {item.remedy}"
+        for item in error.missing
+    ]
+    if config.limits == "cgroup" and any(item.name == "cgroup" for item in error.missing):
+        lines.append(
+            "or start it with --limits best-effort: limits are then watched from outside, which a "
+            "task can outrun for a moment"
+        )
+    return "\n".join(lines)
+
+
+@contextmanager
+def _own_home(home: Path) -> Iterator[Path]:
+    """The worker's folder in the home, made where it is missing, for this process alone."""
+    make_home(home)
+    folder = home / "worker"
+    try:
+        (folder / "attempts").mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HomeUnusable(
+            f"{folder} cannot be used ({error.strerror}): mend that, or choose another --home"
+        ) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise HomeInUse(
+                f"another worker runs in {home}: stop it, or use another --home"
+            ) from error
+        yield folder
+    finally:
+        os.close(lock)
+
+
+async def _refuse_token(token: str, peer: str) -> Principal:
+    raise InvalidToken("this worker serves nothing that a token would open")
+
+
+def _log_event(event: ServiceEvent) -> None:
+    if event.error is None:
+        log.debug("service", service=event.service, what=event.kind.value, run=event.run)
+        return
+    log.error(
+        "service",
+        service=event.service,
+        what=event.kind.value,
+        run=event.run,
+        error=repr(event.error),
+        exc_info=event.error if event.kind is EventKind.FAILED else None,
+    )
