@@ -1,0 +1,327 @@
+"""The asynchronous client: ``open_client`` and what it gives."""
+
+import contextlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from hivemind.client.connection import Connection, Patience
+from hivemind.client.programs import Program, program_from_command, program_from_path
+from hivemind.client.results import fetch_result
+from hivemind.client.sources import Source, bytes_source, file_source
+from hivemind.client.submitting import OnSent, send_submission
+from hivemind.client.target import find_target, forget_login, save_login
+from hivemind.client.watching import follow
+from hivemind.core.admission import Ask
+from hivemind.core.explain import Explanation
+from hivemind.core.messages import (
+    Identity,
+    ListQuery,
+    NodeView,
+    Secret,
+    TaskDetail,
+    WatchItem,
+    WatchQuery,
+)
+from hivemind.core.records import OutputStream, Task
+from hivemind.rpc.contract.accounts import AccountsClient
+from hivemind.rpc.contract.nodes import NodesClient
+from hivemind.rpc.contract.tasks import TasksClient
+
+Stdin = bytes | Path | None
+
+
+@attrs.frozen(kw_only=True)
+class Finished:
+    """A task that has ended, with the output of its last attempt."""
+
+    task: Task
+    stdout: bytes
+    stderr: bytes
+
+
+@asynccontextmanager
+async def open_client(
+    address: str | None = None,
+    token: str | None = None,
+    home: Path | None = None,
+    *,
+    patience: Patience | None = None,
+) -> AsyncIterator["Client"]:
+    """A client of one pool; leaving the block closes its connection.
+
+    Nothing is connected before the first call. A connection that is lost later is opened again, and
+    what can safely be repeated is, for as long as ``patience`` lasts.
+
+    Args:
+        address: ``HOST:PORT`` of the master; else HIVEMIND_MASTER, else the home's credentials.
+        token: the account's; else HIVEMIND_TOKEN, else the home's credentials.
+        home: whose ``credentials.toml`` to read; else HIVEMIND_HOME, else the user's data folder.
+        patience: how long a lost master is waited for.
+
+    Raises:
+        ClientError: no address is known, or it is none.
+    """
+    target = find_target(address, token, home)
+    block_error: Exception | None = None
+    async with trio.open_nursery() as connections:
+        connection = Connection(target, patience or Patience(), connections)
+        try:
+            yield Client(connection, home)
+        except Exception as error:
+            # Raised again below, outside the nursery, which would wrap it in a group.
+            block_error = error
+        finally:
+            connection.close()
+    if block_error is not None:
+        raise block_error
+
+
+class Client:
+    """What an account can do in a pool. Made by ``open_client``.
+
+    Every method raises the ClientError family. Cancelling one abandons the call: whether the master
+    acted on it is then not known, but for reads.
+    """
+
+    def __init__(self, connection: Connection, home: Path | None) -> None:
+        self._connection = connection
+        self._home = home
+
+    @property
+    def address(self) -> str:
+        """``HOST:PORT`` of the master."""
+        return self._connection.target.address
+
+    # --- tasks ----------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        command: Sequence[str] = (),
+        args: Sequence[str] = (),
+        ask: Ask | None = None,
+        env: Mapping[str, str] | None = None,
+        name: str = "",
+        stdin: Stdin = None,
+    ) -> str:
+        """Submit a script, a folder or an archive at ``source``, or a ``command``; the task's id.
+
+        The id is told once the task is on the master's disk, and a lost connection never makes a
+        second task.
+
+        Args:
+            source: a path; exactly one of it and ``command`` is given.
+            command: a whole command line.
+            args: arguments for what ``source`` holds.
+            ask: limits and the like; what it says wins over what the program's own file says.
+            env: variables of the task's environment.
+            name: for listings.
+            stdin: the task's standard input: bytes, or a file to read them from.
+        """
+        program = _program(source, command, args, ask or Ask(), env or {}, name)
+        return await self.submit_program(program, stdin=_stdin_source(stdin))
+
+    async def submit_program(
+        self, program: Program, *, stdin: Source | None = None, on_sent: OnSent | None = None
+    ) -> str:
+        """As ``submit``, for a program looked at before; ``on_sent`` hears the progress."""
+        self._connection.require_token()
+        return await send_submission(self._connection, program, stdin, on_sent)
+
+    def watch(
+        self, task_id: str, *, output: bool = True, until_now: bool = False
+    ) -> AsyncGenerator[WatchItem, None]:
+        """The task as it is, then its changes and output, until all of an ended task was given.
+
+        With ``until_now`` only what is known now. A lost connection costs nothing: no output is
+        lost or given twice. Close it with aclosing.
+        """
+        self._connection.require_token()
+        query = WatchQuery(task_id=task_id, output=output, until_now=until_now)
+        return follow(self._connection, query)
+
+    async def wait(self, task_id: str) -> Task:
+        """The task, once it has ended."""
+        async with aclosing(self.watch(task_id, output=False)) as items:
+            async for item in items:
+                if isinstance(item, Task) and item.state.is_end:
+                    return item
+        raise AssertionError("a watch ends with an ended task")
+
+    async def run(
+        self,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        command: Sequence[str] = (),
+        args: Sequence[str] = (),
+        ask: Ask | None = None,
+        env: Mapping[str, str] | None = None,
+        name: str = "",
+        stdin: Stdin = None,
+    ) -> Finished:
+        """Submit, wait, and give back the ended task with its output. Cancelling stops the task."""
+        task_id = await self.submit(
+            source, command=command, args=args, ask=ask, env=env, name=name, stdin=stdin
+        )
+        try:
+            return await self._collect(task_id)
+        except trio.Cancelled:
+            with trio.move_on_after(STOP_S, shield=True), contextlib.suppress(Exception):
+                await self.stop(task_id)
+            raise
+
+    async def _collect(self, task_id: str) -> Finished:
+        streams = {OutputStream.STDOUT: bytearray(), OutputStream.STDERR: bytearray()}
+        attempt = 0
+        task: Task | None = None
+        async with aclosing(self.watch(task_id)) as items:
+            async for item in items:
+                if isinstance(item, Task):
+                    task = item
+                    continue
+                if item.attempt != attempt:
+                    attempt = item.attempt
+                    for held in streams.values():
+                        held.clear()
+                streams[item.chunk.stream] += item.chunk.data
+        assert task is not None  # noqa: S101
+        return Finished(
+            task=task,
+            stdout=bytes(streams[OutputStream.STDOUT]),
+            stderr=bytes(streams[OutputStream.STDERR]),
+        )
+
+    async def get(self, task_id: str) -> TaskDetail:
+        """The task with its attempts."""
+        self._connection.require_token()
+        return await self._connection.call(lambda channel: TasksClient(channel).get(task_id))
+
+    async def list(
+        self, *, include_ended: bool = False, account: str = ""
+    ) -> AsyncGenerator[Task, None]:
+        """One's tasks, newest first, fetched page by page as they are read.
+
+        An admin may name another ``account``, or ``*`` for everybody's.
+        """
+        self._connection.require_token()
+        query = ListQuery(account=account, include_ended=include_ended)
+        while True:
+            page = await self._connection.call(
+                lambda channel, asked=query: TasksClient(channel).list(asked)  # type: ignore[misc]
+            )
+            for task in page.tasks:
+                yield task
+            if not page.next_cursor:
+                return
+            query = attrs.evolve(query, cursor=page.next_cursor)
+
+    async def stop(self, task_id: str) -> Task:
+        """Ask for the task's end; return once that is on disk. ``wait`` tells when it is over"""
+        self._connection.require_token()
+        return await self._connection.call(lambda channel: TasksClient(channel).stop(task_id))
+
+    async def explain(self, task_id: str) -> Explanation:
+        """Why the task is where it is."""
+        self._connection.require_token()
+        return await self._connection.call(lambda channel: TasksClient(channel).explain(task_id))
+
+    async def download(self, task_id: str, path: Path) -> None:
+        """Put the result's zip at ``path``, whole or not at all."""
+        self._connection.require_token()
+        await fetch_result(self._connection, task_id, path)
+
+    # --- nodes ----------------------------------------------------------------------------------
+
+    async def nodes(self) -> AsyncGenerator[NodeView, None]:
+        """The pool's machines, fetched page by page as they are read."""
+        self._connection.require_token()
+        cursor = ""
+        while True:
+            page = await self._connection.call(
+                lambda channel, asked=cursor: NodesClient(channel).list_nodes(asked)  # type: ignore[misc]
+            )
+            for node in page.nodes:
+                yield node
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
+    # --- accounts -------------------------------------------------------------------------------
+
+    async def register(self, name: str, password: str, invite: str = "") -> None:
+        """Make an account; where the pool asks for an invitation, with its code."""
+        await self._connection.call(
+            lambda channel: AccountsClient(channel).register(name, password, invite),
+            repeatable=False,
+        )
+
+    async def login(self, name: str, password: str) -> str:
+        """A token for the account, good for a day or whatever the pool says."""
+        return await self._connection.call(
+            lambda channel: AccountsClient(channel).login(name, password)
+        )
+
+    def remember(self, account: str, token: str) -> None:
+        """Keep a login in the home, for clients that are opened later."""
+        save_login(self._home, self._connection.target, account, token)
+
+    def forget(self) -> None:
+        """Drop this client's token from the home, if it was kept there by ``remember``."""
+        forget_login(self._home, self._connection.target.token)
+
+    async def logout(self) -> None:
+        """Revoke this client's token."""
+        self._connection.require_token()
+        await self._connection.call(
+            lambda channel: AccountsClient(channel).logout(), repeatable=False
+        )
+
+    async def whoami(self) -> Identity:
+        """Who the pool takes this client for."""
+        self._connection.require_token()
+        return await self._connection.call(lambda channel: AccountsClient(channel).whoami())
+
+    async def create_join_token(self, ttl_s: float = 0.0) -> Secret:
+        """A one-time secret with which a worker joins for this account; 0 is the pool's default."""
+        self._connection.require_token()
+        return await self._connection.call(
+            lambda channel: AccountsClient(channel).create_join_token(ttl_s)
+        )
+
+    async def create_invite(self, ttl_s: float = 0.0) -> Secret:
+        """A one-time code with which somebody may register; 0 is the pool's default."""
+        self._connection.require_token()
+        return await self._connection.call(
+            lambda channel: AccountsClient(channel).create_invite(ttl_s)
+        )
+
+
+STOP_S = 5.0
+"""How long a cancelled ``run`` may take to tell the master to stop the task."""
+
+
+def _program(
+    source: str | os.PathLike[str] | None,
+    command: Sequence[str],
+    args: Sequence[str],
+    ask: Ask,
+    env: Mapping[str, str],
+    name: str,
+) -> Program:
+    if (source is None) == (not command):
+        raise TypeError("give a source or a command, and not both")
+    if source is None:
+        return program_from_command((*command, *args), ask=ask, env=env, name=name)
+    return program_from_path(source, args=args, ask=ask, env=env, name=name)
+
+
+def _stdin_source(stdin: Stdin) -> Source | None:
+    if stdin is None:
+        return None
+    return bytes_source(stdin) if isinstance(stdin, bytes) else file_source(stdin)

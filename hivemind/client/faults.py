@@ -1,0 +1,72 @@
+"""From what a call raised to what a person is told. The one place where the two families meet."""
+
+from grpclib.const import Status
+
+from hivemind.client.errors import (
+    ClientError,
+    LostConnection,
+    NoAnswer,
+    NoMaster,
+    NoSuchTask,
+    NotLoggedIn,
+    Refused,
+)
+from hivemind.core.wording import one_line
+from hivemind.rpc.contract.faults import NamedFault
+from hivemind.rpc.errors import (
+    CallRefused,
+    ConnectFailed,
+    DeadlineExceeded,
+    ErrorCode,
+    RemoteError,
+    RpcError,
+)
+
+
+def is_lost(error: RpcError) -> bool:
+    """Whether the connection is to blame, so that the same call may do better on a new one."""
+    if isinstance(error, RemoteError):
+        return error.status is Status.UNAVAILABLE and error.code is None
+    return not isinstance(error, DeadlineExceeded | CallRefused)
+
+
+def explained(error: RpcError, address: str) -> ClientError:
+    """``error`` as one line for the person whose call it was."""
+    if isinstance(error, ConnectFailed):
+        return no_master(address)
+    if isinstance(error, DeadlineExceeded):
+        return NoAnswer(f"the master at {address} did not answer in time; try again")
+    if isinstance(error, NamedFault):
+        return _by_code(error.named_code, error.text, address)
+    if not isinstance(error, RemoteError):
+        return LostConnection(f"the connection to the master at {address} was lost; try again")
+    if error.status is Status.UNAUTHENTICATED:
+        return _by_code(error.code or ErrorCode.INVALID_SESSION, str(error), address)
+    if error.status is Status.UNIMPLEMENTED:
+        return Refused(f"the server at {address} does not know this call; is it an older HiveMind?")
+    return _by_code(error.code, str(error), address)
+
+
+def no_master(address: str) -> NoMaster:
+    """Nobody listens there."""
+    return NoMaster(
+        f"no master answers at {address}; start one with `hivemind up`, or set HIVEMIND_MASTER"
+    )
+
+
+def not_logged_in(address: str, why: str) -> NotLoggedIn:
+    """``why`` says what is wrong with the token, or that there is none."""
+    return NotLoggedIn(
+        f"{why}; log in to {address} with `hivemind account login NAME`, or set HIVEMIND_TOKEN"
+    )
+
+
+def _by_code(code: ErrorCode | None, message: str, address: str) -> ClientError:
+    text = one_line(message if code is None else message.removeprefix(f"{code.name}: "))
+    match code:
+        case ErrorCode.INVALID_SESSION:
+            return not_logged_in(address, text.removesuffix("; log in again"))
+        case ErrorCode.TASK_NOT_FOUND:
+            return NoSuchTask(text)
+        case _:
+            return Refused(text or f"the master at {address} refused, and did not say why")

@@ -1,0 +1,212 @@
+"""What somebody wants run, looked at closely before anything is sent.
+
+A file that is a zip or tar by its content is an archive; any other is a script. A folder is sent as
+an archive of it. A command brings no bytes of its own. What the program's own file says of limits,
+policy and variables (``core.inline_metadata``) holds where the caller says nothing.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import attrs
+
+from hivemind.client.archives import is_empty_tar, is_named_like_archive, list_archive
+from hivemind.client.errors import BadProgram
+from hivemind.client.packing import plan_folder, read_as_tar
+from hivemind.client.sources import Source, bytes_source, file_source
+from hivemind.core.admission import Ask
+from hivemind.core.entry import SNIFF_BYTES, PayloadForm, choose_entry, payload_kind
+from hivemind.core.errors import CoreError
+from hivemind.core.inline_metadata import FILE_NAME, FileSettings, read_file, read_script
+from hivemind.core.messages import Submission
+from hivemind.core.records import PayloadKind
+
+PAYLOAD_BYTES = 100_000_000
+"""The most that a program, or a standard input, may be."""
+
+
+@attrs.frozen
+class Program:
+    """Something to run, ready to be sent: what is asked for it, and its bytes."""
+
+    submission: Submission
+    payload: Source | None = None
+    """None for a command."""
+
+
+def program_from_command(
+    argv: Sequence[str], *, ask: Ask, env: Mapping[str, str], name: str = ""
+) -> Program:
+    """A command line, to be run as it is.
+
+    Raises:
+        BadProgram: it is empty, or not text.
+    """
+    if not argv or not argv[0]:
+        raise BadProgram("there is no command to run; give one after --")
+    _check_text(argv, env)
+    return Program(
+        Submission(kind=PayloadKind.COMMAND, ask=ask, argv=tuple(argv), env=dict(env), name=name)
+    )
+
+
+def program_from_path(
+    source: str | os.PathLike[str],
+    *,
+    args: Sequence[str] = (),
+    ask: Ask,
+    env: Mapping[str, str],
+    name: str = "",
+) -> Program:
+    """A script, a folder or an archive, to be run with ``args``.
+
+    Raises:
+        BadProgram: it cannot be read, is empty or too large, has no entry, or is none of these.
+    """
+    path = Path(source)
+    _check_text(args, env)
+    if path.is_dir():
+        return _folder(path, _Wish(tuple(args), ask, dict(env), name))
+    _check_readable(path)
+    form = _form(path)
+    wish = _Wish(tuple(args), ask, dict(env), name)
+    if form.kind is PayloadKind.ARCHIVE:
+        return _archive(path, wish)
+    return _script(path, form, wish)
+
+
+@attrs.frozen
+class _Wish:
+    """What the caller says."""
+
+    args: tuple[str, ...]
+    ask: Ask
+    env: dict[str, str]
+    name: str
+
+    def submission(
+        self, kind: PayloadKind, settings: FileSettings, *, filename: str = ""
+    ) -> Submission:
+        """The caller's words, and the file's where the caller said nothing."""
+        own = {
+            field: value
+            for field in ("memory_bytes", "cpu_millis", "gpus", "wall_s", "policy")
+            if getattr(self.ask, field) is None and (value := getattr(settings, field)) is not None
+        }
+        return Submission(
+            kind=kind,
+            ask=attrs.evolve(self.ask, **own),
+            filename=filename,
+            argv=self.args,
+            command=settings.command,
+            env={**settings.env, **self.env},
+            name=self.name,
+        )
+
+
+def _check_readable(path: Path) -> None:
+    if not path.exists():
+        raise BadProgram(f"{path}: there is no such file or folder")
+    if not path.is_file():
+        raise BadProgram(f"{path}: neither a file nor a folder")
+
+
+def _form(path: Path) -> PayloadForm:
+    try:
+        with path.open("rb") as file:
+            head = file.read(SNIFF_BYTES)
+    except OSError as error:
+        raise BadProgram(f"{path}: cannot be read: {error.strerror}") from error
+    if is_empty_tar(head):
+        raise BadProgram(f"{path}: the archive is empty; there is nothing to run in it")
+    try:
+        form = payload_kind(head)
+    except CoreError as error:
+        raise BadProgram(f"{path}: {error}") from error
+    if form.kind is PayloadKind.SCRIPT and is_named_like_archive(path.name):
+        raise BadProgram(f"{path}: not a zip or tar archive, although it is named like one")
+    return form
+
+
+def _script(path: Path, form: PayloadForm, wish: _Wish) -> Program:
+    _check_size(path, path.stat().st_size)
+    try:
+        data = path.read_bytes()
+        text = data.decode(errors="strict" if form is PayloadForm.PYTHON else "replace")
+    except OSError as error:
+        raise BadProgram(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadProgram(f"{path}: neither UTF-8 text nor an archive") from error
+    try:
+        settings = read_script(text)
+    except CoreError as error:
+        raise BadProgram(f"{path}: {error}") from error
+    if settings.command:
+        raise BadProgram(
+            f"{path}: its metadata has a command, which only a folder or an archive can have"
+        )
+    _check_settings(path, settings)
+    submission = wish.submission(PayloadKind.SCRIPT, settings, filename=path.name)
+    return Program(submission, bytes_source(data))
+
+
+def _archive(path: Path, wish: _Wish) -> Program:
+    _check_size(path, path.stat().st_size)
+    listing = list_archive(path, FILE_NAME)
+    settings = _file_settings(path, listing.names, listing.manifest)
+    return Program(wish.submission(PayloadKind.ARCHIVE, settings), file_source(path))
+
+
+def _folder(path: Path, wish: _Wish) -> Program:
+    plan = plan_folder(path)
+    _check_size(path, plan.tar_bytes)
+    manifest = None
+    if FILE_NAME in plan.file_names:
+        try:
+            manifest = (path / FILE_NAME).read_bytes()
+        except OSError as error:
+            raise BadProgram(f"{path / FILE_NAME}: cannot be read: {error.strerror}") from error
+    settings = _file_settings(path, plan.file_names, manifest)
+    submission = wish.submission(PayloadKind.ARCHIVE, settings)
+    return Program(submission, Source(plan.tar_bytes, lambda: read_as_tar(plan)))
+
+
+def _file_settings(path: Path, names: Sequence[str], manifest: bytes | None) -> FileSettings:
+    """What ``hivemind.toml`` says. Raises BadProgram where there is nothing to start."""
+    try:
+        settings = FileSettings() if manifest is None else read_file(manifest.decode())
+        choose_entry(names, settings.command)
+    except UnicodeDecodeError as error:
+        raise BadProgram(f"{path}: its {FILE_NAME} is not UTF-8") from error
+    except CoreError as error:
+        raise BadProgram(f"{path}: {error}") from error
+    _check_settings(path, settings)
+    return settings
+
+
+def _check_settings(path: Path, settings: FileSettings) -> None:
+    if settings.outputs:
+        raise BadProgram(
+            f"{path}: it asks for outputs, which are not collected by name; "
+            "have the program write into $HIVEMIND_OUTPUT and remove the key"
+        )
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > PAYLOAD_BYTES:
+        raise BadProgram(
+            f"{path}: {size} bytes, and {PAYLOAD_BYTES} is the most that can be sent; "
+            "leave out what the task does not need"
+        )
+
+
+def _check_text(args: Sequence[str], env: Mapping[str, str]) -> None:
+    """Bytes that are no UTF-8 reach Python as lone surrogates, which cannot travel."""
+    for text in (*args, *env.values()):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadProgram(f"{text!a}: arguments and variables must be UTF-8") from None
+        if "\0" in text:
+            raise BadProgram(f"{text!a}: arguments and variables cannot hold a NUL")

@@ -1,0 +1,117 @@
+"""Which master to call, and as whom: an argument, else the environment, else the home's files.
+
+The home has two files of credentials. ``login/credentials.toml`` is what somebody logged in with
+here. ``credentials.toml`` is the local admin's, which a master that runs on this home writes and
+renews; logging in must not touch it. A token goes to the master that gave it and to nobody else, so
+that pointing HIVEMIND_MASTER elsewhere gives nothing away.
+"""
+
+import os
+from pathlib import Path
+
+import attrs
+
+from hivemind.client.errors import BadAddress
+from hivemind.settings.credentials import (
+    FILE_NAME,
+    Credentials,
+    read_credentials,
+    write_credentials,
+)
+from hivemind.settings.daemon import format_address, parse_address
+from hivemind.settings.errors import SettingsError
+from hivemind.settings.home import find_home
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+"""Where ``hivemind up`` listens unless it is told otherwise."""
+
+_LOGIN_FOLDER = "login"
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@attrs.frozen(kw_only=True)
+class Target:
+    """A master and the token to show it."""
+
+    host: str
+    port: int
+    token: str | None = attrs.field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        """``HOST:PORT``, as people write it."""
+        return format_address(self.host, self.port)
+
+
+def find_target(address: str | None, token: str | None, home: Path | None) -> Target:
+    """The master to call, with the token that is known for it, if any.
+
+    Raises:
+        BadAddress: what should be an address is none, or a file of credentials cannot be read.
+    """
+    known = _known(_found(home))
+    said = address or os.environ.get("HIVEMIND_MASTER")
+    if not said:
+        said = known[0].master if known else DEFAULT_ADDRESS
+    host, port = _parsed(said)
+    shown = token or os.environ.get("HIVEMIND_TOKEN")
+    if not shown:
+        shown = next((own.token for own in known if _is_same(own.master, host, port)), None)
+    return Target(host=host, port=port, token=shown)
+
+
+def save_login(home: Path | None, target: Target, account: str, token: str) -> None:
+    """Remember a login for the commands that follow. Raises BadAddress where it cannot be kept."""
+    folder = _found(home) / _LOGIN_FOLDER
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_credentials(folder, Credentials(master=target.address, account=account, token=token))
+    except OSError as error:
+        raise BadAddress(
+            f"{folder}: the login cannot be kept: {error.strerror}; "
+            "set HIVEMIND_HOME to a folder of yours"
+        ) from error
+    except SettingsError as error:
+        raise BadAddress(str(error)) from error
+
+
+def forget_login(home: Path | None, token: str | None) -> bool:
+    """Forget the login that ``token`` is of; whether there was one."""
+    folder = _found(home) / _LOGIN_FOLDER
+    kept = _read(folder)
+    if kept is None or kept.token != token:
+        return False
+    (folder / FILE_NAME).unlink(missing_ok=True)
+    return True
+
+
+def _found(home: Path | None) -> Path:
+    try:
+        return find_home(home)
+    except SettingsError as error:
+        raise BadAddress(str(error)) from error
+
+
+def _known(home: Path) -> list[Credentials]:
+    found = (_read(home / _LOGIN_FOLDER), _read(home))
+    return [credentials for credentials in found if credentials is not None]
+
+
+def _read(folder: Path) -> Credentials | None:
+    try:
+        return read_credentials(folder)
+    except SettingsError as error:
+        raise BadAddress(str(error)) from error
+
+
+def _parsed(text: str) -> tuple[str, int]:
+    try:
+        return parse_address(text)
+    except SettingsError as error:
+        raise BadAddress(str(error)) from error
+
+
+def _is_same(master: str, host: str, port: int) -> bool:
+    own_host, own_port = _parsed(master)
+    are_here = own_host in _LOOPBACK and host in _LOOPBACK
+    return own_port == port and (own_host == host or are_here)
