@@ -100,6 +100,7 @@ def _roll_back(connection: apsw.Connection) -> None:
 
 
 def _transact(connection: apsw.Connection, work: Callable[[], T]) -> T:
+    _roll_back(connection)  # what an earlier failure could not
     connection.execute("BEGIN IMMEDIATE")
     try:
         value = work()

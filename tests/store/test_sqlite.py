@@ -195,6 +195,14 @@ async def test_a_database_that_stays_busy_refuses_the_commit(
     await store.commit(submit(new_task("a")))
 
 
+async def test_a_transaction_that_a_failure_left_open_does_not_spoil_the_next(
+    store: SqliteStore,
+) -> None:
+    await store._writer.run(lambda connection: connection.execute("BEGIN").fetchall())
+    await store.commit(submit(new_task("a")))
+    assert await store.task("a") is not None
+
+
 async def test_a_commit_that_takes_too_long_has_an_unknown_outcome_that_a_load_settles(
     path: Path, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
