@@ -81,6 +81,8 @@ ChannelDispatch = _DispatchChannelEvents
 R = TypeVar("R")
 S = TypeVar("S")
 
+MAX_SENT_FRAME_BYTES = 64 * 1024
+"""However large a frame the peer would take, so much is sent before others have their turn."""
 SENDS_BEFORE_YIELD = 16
 """A sender whose peer keeps up lets the other tasks run after this many messages."""
 
@@ -231,7 +233,9 @@ class LinkStream(Stream):
             if window <= 0 < total - sent:
                 await self._wait_for_window()
                 continue
-            piece = data[sent : sent + min(window, h2.max_outbound_frame_size)]
+            piece = data[
+                sent : sent + min(window, h2.max_outbound_frame_size, MAX_SENT_FRAME_BYTES)
+            ]
             sent += len(piece)
             is_last = sent == total
             h2.send_data(self.id, piece, end_stream=end_stream and is_last)

@@ -32,7 +32,8 @@ SUSPECT_READ_BYTES = 4096
 SUSPECT_EVENTS = 256
 """A read that held more frames than this was made of tiny ones: the next read is small, so that
 parsing such a stream never holds up the other connections for long."""
-MAX_CONTROL_BYTES = MIB
+MAX_HEADER_TABLE_BYTES = 4096
+MAX_CONTROL_BYTES = 2 * MIB
 """Acknowledgements that a peer provokes and does not read, beyond the send buffer."""
 FLUSH_S = 2.0
 """How long a closing connection may take to get rid of what it still has to say."""
@@ -194,6 +195,10 @@ class Link:
             self.close("the peer sends too many frames that carry nothing")
         elif isinstance(event, h2.events.RemoteSettingsChanged):
             self.ready.set()
+            # The peer may allow the encoder any size; what is kept for it would be kept by us.
+            self._h2.encoder.header_table_size = min(
+                self._h2.encoder.header_table_size, MAX_HEADER_TABLE_BYTES
+            )
         elif isinstance(event, h2.events.ConnectionTerminated):
             self._on_go_away(event)
 

@@ -35,6 +35,8 @@ class TransportConfig:
 
     max_connections: int = 512
     max_concurrent_streams: int = 1000
+    max_open_calls: int = 100
+    """Calls without a token on one connection at once."""
     max_frame_bytes: int = 64 * KIB
     max_header_bytes: int = 32 * KIB
     stream_window_bytes: int = MIB

@@ -2,23 +2,19 @@
 
 import errno
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import structlog
 import trio
-from h2.errors import ErrorCodes
 
-from hivemind.rpc._call import Call, CallSetting
+from hivemind.rpc._call_stream import CallSetting
+from hivemind.rpc._connection import ServerConnection
 from hivemind.rpc._grpclib import (
     Handler,
-    Headers,
     IServable,
-    LinkStream,
     adopt_service,
 )
-from hivemind.rpc._link import Link, handshake
 from hivemind.rpc.auth import Authenticator
 from hivemind.rpc.budget import ByteBudget
 from hivemind.rpc.config import TransportConfig
@@ -61,7 +57,7 @@ class Server:
             spool=spool,
             spooled=spooled or {},
         )
-        self._connections: dict[_Connection, None] = {}
+        self._connections: dict[ServerConnection, None] = {}
         self.draining = trio.Event()
         """Set by `drain`; handlers that would go on for ever end themselves on it."""
 
@@ -112,95 +108,36 @@ class Server:
         while self._connections:
             await next(iter(self._connections)).ended.wait()
 
-    async def _serve_connection(self, socket_stream: trio.SocketStream) -> None:
+    async def _serve_connection(self, stream: trio.SocketStream) -> None:
         if not self._make_room():
             log.warning("rpc_connection_refused", limit=self._config.max_connections)
-            await trio.aclose_forcefully(socket_stream)
+            await trio.aclose_forcefully(stream)
             return
-        connection = _Connection(self._setting, socket_stream, self._tls)
+        connection = ServerConnection(self._setting, stream, self._tls)
         self._connections[connection] = None
         try:
             await connection.run(self.draining)
+        except* Exception as fault:
+            # Whatever it was, it is this connection's alone.
+            log.error("rpc_connection_failed", peer=connection.link.peer_address, exc_info=fault)
         finally:
             del self._connections[connection]
             connection.ended.set()
 
     def _make_room(self) -> bool:
-        """Whether one more connection fits, if need be in the place of the oldest idle one."""
-        if len(self._connections) < self._config.max_connections:
+        """Whether one more connection fits, if need be in the place of a stranger's.
+
+        The oldest idle one goes first, then the oldest that never showed a good token.
+        """
+        staying = [one for one in self._connections if not one.is_evicted]
+        if len(staying) < self._config.max_connections:
             return True
-        for connection in self._connections:
-            if connection.is_disposable:
-                connection.link.close("the server needs the room")
-                return True
+        strangers = [one for one in staying if not one.is_known]
+        idle = [one for one in strangers if not one.has_calls]
+        for connection in (idle or strangers)[:1]:
+            connection.evict()
+            return True
         return False
-
-
-class _Connection:
-    """One connection of the server, and the calls on it."""
-
-    def __init__(
-        self, setting: CallSetting, stream: trio.SocketStream, tls: ssl.SSLContext | None
-    ) -> None:
-        self._setting = setting
-        self._calls: dict[LinkStream, Call] = {}
-        self._nursery: trio.Nursery | None = None
-        self._has_served = False
-        self.ended = trio.Event()
-        self._stream: trio.abc.Stream = stream
-        if tls is not None:
-            self._stream = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
-        self.link = Link(
-            self._stream,
-            is_client=False,
-            config=setting.config,
-            acceptor=self,
-            peer_address=_peer_address(stream),
-        )
-
-    @property
-    def is_disposable(self) -> bool:
-        """Whether it is idle and never made a call: closing it loses nothing."""
-        return not self._calls and not self._has_served
-
-    async def run(self, draining: trio.Event) -> None:
-        """Serve until either side closes."""
-        try:
-            refusal = await handshake(self._stream, self._setting.config.handshake_s)
-            if refusal is not None or draining.is_set():
-                log.info("rpc_handshake_failed", peer=self.link.peer_address, reason=refusal)
-                return
-            async with trio.open_nursery() as calls:
-                self._nursery = calls
-                await self.link.run()
-        finally:
-            with trio.move_on_after(1, shield=True):
-                await trio.aclose_forcefully(self._stream)
-
-    def accept(self, stream: LinkStream, headers: Headers, release: Callable[[], None]) -> None:
-        """Start the call; a peer that resets calls faster than they clean up is told to wait."""
-        limit = self._setting.config.max_concurrent_streams
-        if self.link.is_going_away or len(self._calls) >= limit or self._nursery is None:
-            stream.reset_nowait(ErrorCodes.REFUSED_STREAM)
-            release()
-            return
-        self._has_served = True
-        call = self._calls[stream] = Call(self._setting, stream, headers)
-        self._nursery.start_soon(self._run_call, call, stream, release)
-
-    def cut_off(self) -> None:
-        """End every call with UNAVAILABLE."""
-        if not self._calls:
-            self.link.close("the server is shutting down")
-        for call in list(self._calls.values()):
-            call.shut_down()
-
-    async def _run_call(self, call: Call, stream: LinkStream, release: Callable[[], None]) -> None:
-        try:
-            await call.run()
-        finally:
-            del self._calls[stream]
-            release()
 
 
 async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
@@ -229,14 +166,6 @@ def _listen_reason(error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return "this machine has no such address; choose another with --listen"
     return error.strerror or str(error)
-
-
-def _peer_address(stream: trio.SocketStream) -> tuple[Any, ...] | None:
-    try:
-        address = stream.socket.getpeername()
-    except OSError:
-        return None
-    return address if isinstance(address, tuple) else None
 
 
 def _handlers(services: Sequence[IServable]) -> Mapping[str, Handler]:

@@ -22,7 +22,7 @@ OPEN_METHODS = ECHO_METHODS | {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 }
-CONFIG = TransportConfig(open_message_bytes=4 * MIB)
+CONFIG = TransportConfig(open_message_bytes=4 * MIB, max_open_calls=1000)
 TOKENS = {
     "good": Principal(account="ada", role="user", kind="account", token_id="t1", expires_at=9e9)
 }

@@ -1,6 +1,7 @@
 """What becomes of one call on the server, as grpcio sees it."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import trio
@@ -9,9 +10,10 @@ from grpclib.exceptions import GRPCError
 
 from hivemind.rpc.context import current_call, current_peer, note_error_code
 from hivemind.rpc.errors import ErrorCode, fail
-from tests.rpc._pb.hmtest import EchoBase, Ping, Pong
+from hivemind.rpc.stubs import bind
+from tests.rpc._pb.hmtest import EchoBase, EchoStub, Ping, Pong
 from tests.rpc.conftest import GrpcioClient
-from tests.rpc.service import EchoService, serving, until
+from tests.rpc.service import EchoService, served, serving, until
 
 UNARY = """
 for text in job["texts"]:
@@ -206,3 +208,30 @@ heed()
         client.process.kill()
         await until(lambda: service.hanging == 0)
     assert service.ends == ["Cancelled"] * 3
+
+
+class Yielding(EchoBase):
+    """Yields without end and notes who closes it, and how."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[str, bool]] = []
+
+    async def down(self, message: Ping) -> AsyncIterator[Pong]:
+        task = trio.lowlevel.current_task()
+        try:
+            while True:
+                yield Pong(data=message.data)
+        except BaseException as end:
+            self.ends.append((type(end).__name__, trio.lowlevel.current_task() is task))
+            raise
+
+
+async def test_a_generator_that_waits_for_a_slow_reader_is_closed_by_its_own_task() -> None:
+    service = Yielding()
+    async with served([service]) as channel:
+        async with aclosing(bind(EchoStub, channel).down(Ping(data=b"x" * 500_000))) as replies:
+            await anext(replies)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert service.ends == []
+        await until(lambda: len(service.ends) == 1)
+    assert service.ends == [("GeneratorExit", True)]

@@ -8,7 +8,7 @@ import h2.events
 import pytest
 import trio
 from h2.errors import ErrorCodes
-from hyperframe.frame import Frame, PingFrame
+from hyperframe.frame import Frame, PingFrame, SettingsFrame
 
 from hivemind.rpc.channel import open_channel
 from hivemind.rpc.config import KIB, MIB, TransportConfig
@@ -190,3 +190,15 @@ async def test_headers_beyond_the_limit_end_the_connection() -> None:
 def test_the_frames_used_here_are_what_they_claim() -> None:
     frame, length = Frame.parse_frame_header(memoryview(b"\0\0\x05\x02\0\0\0\0\x03"))
     assert (type(frame).__name__, length, struct.calcsize(">BI")) == ("PriorityFrame", 5, 5)
+
+
+async def test_what_a_peer_allows_our_header_table_to_hold_is_not_kept() -> None:
+    settings = SettingsFrame(0, settings={SettingsFrame.HEADER_TABLE_SIZE: 2**31})
+    async with serving([EchoService()]) as at, raw_client(at.port) as client:
+        client.h2.decoder.max_allowed_table_size = 2**31
+        await client.stream.send_all(settings.serialize())
+        for number in range(200):
+            path = f"/hmtest.Echo/{number}" + "x" * 500
+            assert (await client.unary(path, Ping()))["grpc-status"] == "12"
+        assert client.h2.decoder.header_table_size <= 4096
+        assert client.h2.decoder.header_table._current_size <= 4096

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+from grpclib.const import Cardinality
 
+from hivemind.rpc._standard import ServerReflectionRequest, ServerReflectionResponse
 from hivemind.rpc.health import Health
 from hivemind.rpc.reflection import Reflection
 from tests.rpc.conftest import GrpcioClient
-from tests.rpc.service import EchoService, serving
+from tests.rpc.service import EchoService, served, serving
 
 RESOLVE = """
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -108,3 +110,28 @@ async def test_the_standard_services_are_described_as_grpc_declares_them(
         assert {"Health.Check", "Health.Watch", "HealthCheckResponse.status"} <= set(ours)
         theirs, ours = await client.hear()
         assert ours == theirs
+
+
+async def test_version_1_answers_as_version_1alpha_does(descriptor_set: bytes) -> None:
+    services = [EchoService(), Health()]
+    answers = []
+    async with served([*services, Reflection(services, descriptor_set)]) as channel:
+        for version in ("v1", "v1alpha"):
+            async with channel.request(
+                f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+                Cardinality.STREAM_STREAM,
+                ServerReflectionRequest,
+                ServerReflectionResponse,
+            ) as call:
+                await call.send_message(ServerReflectionRequest(list_services=""))
+                listed = await call.recv_message()
+                await call.send_message(
+                    ServerReflectionRequest(file_containing_symbol=".hmtest.Ping")
+                )
+                resolved = await call.recv_message()
+                await call.send_message(ServerReflectionRequest(), end=True)
+                empty = await call.recv_message()
+            answers.append([bytes(listed), bytes(resolved)])
+            assert len(resolved.file_descriptor_response.file_descriptor_proto) == 1
+            assert empty.error_response.error_code == 3
+    assert answers[0] == answers[1]

@@ -2,10 +2,12 @@
 
 import socket
 import struct
+from typing import Any
 
 import pytest
 import trio
 
+from hivemind.rpc._link import Link
 from hivemind.rpc.channel import open_channel
 from hivemind.rpc.config import MIB, TransportConfig
 from hivemind.rpc.errors import PortInUse, RemoteError, Unreachable
@@ -14,7 +16,7 @@ from hivemind.rpc.stubs import bind
 from tests.rpc._pb.hmtest import EchoStub, Ping
 from tests.rpc.conftest import GrpcioClient, open_peer
 from tests.rpc.raw import raw_client
-from tests.rpc.service import EchoService, serving, until
+from tests.rpc.service import EchoService, GateService, serving, until
 
 ALL_KINDS = """
 say(stub.Unary(pb.Ping(text="héllo", data=b"x" * 100_000), timeout=20).number)
@@ -143,20 +145,53 @@ async def test_a_compressed_message_is_told_what_is_taken() -> None:
         assert (answer["grpc-status"], answer["grpc-accept-encoding"]) == ("12", "identity")
 
 
-async def test_connections_are_bounded_and_the_idle_ones_give_way() -> None:
-    config = TransportConfig(max_connections=2, open_message_bytes=MIB)
-    async with serving([EchoService()], config=config) as at:
-        busy, idle, third = (raw_client(at.port) for _ in range(3))
-        async with busy as busy_client, idle as idle_client:
-            await busy_client.unary("/hmtest.Echo/Unary", Ping())
-            async with third as third_client:
+async def test_connections_are_bounded_and_strangers_give_way_to_new_ones() -> None:
+    config = TransportConfig(max_connections=2)
+    whoami, good = "/hmtest.Gate/Whoami", {"authorization": "Bearer good"}
+    async with serving([EchoService(), GateService()], config=config) as at:
+        known, idle, hanging, third = (raw_client(at.port) for _ in range(4))
+        async with known as known_client, idle as idle_client:
+            assert (await known_client.unary(whoami, Ping(), good))["grpc-status"] == "0"
+            async with hanging as hanging_client:
                 await idle_client.hung_up()
-                await third_client.unary("/hmtest.Echo/Unary", Ping())
-                async with await trio.open_tcp_stream("127.0.0.1", at.port) as refused:
-                    with trio.fail_after(5):
-                        assert await refused.receive_some(100) == b""
-                answer = await busy_client.unary("/hmtest.Echo/Unary", Ping())
-                assert answer["grpc-status"] == "0"
+                await hanging_client.call("/hmtest.Echo/Unary")
+                async with third as third_client:
+                    await hanging_client.hung_up()
+                    assert (await third_client.unary(whoami, Ping(), good))["grpc-status"] == "0"
+                    async with await trio.open_tcp_stream("127.0.0.1", at.port) as refused:
+                        with trio.fail_after(5):
+                            assert await refused.receive_some(100) == b""
+                    assert (await known_client.unary(whoami, Ping(), good))["grpc-status"] == "0"
+
+
+async def test_calls_without_a_token_are_few_on_one_connection() -> None:
+    config = TransportConfig(max_open_calls=3)
+    async with serving([EchoService()], config=config) as at, raw_client(at.port) as client:
+        for _ in range(3):
+            await client.call("/hmtest.Echo/Unary")
+        assert (await client.unary("/hmtest.Echo/Unary", Ping()))["grpc-status"] == "8"
+        client.h2.reset_stream(1)
+        await client.flush()
+        assert (await client.unary("/hmtest.Echo/Unary", Ping()))["grpc-status"] == "0"
+
+
+async def test_a_fault_of_a_connection_is_logged_and_ends_no_other(
+    logs: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving([EchoService()]) as at, raw_client(at.port) as witness:
+        await witness.unary("/hmtest.Echo/Unary", Ping())
+
+        async def broken(link: Link) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(Link, "run", broken)
+        async with await trio.open_tcp_stream("127.0.0.1", at.port) as stream:
+            with trio.fail_after(5):
+                assert await stream.receive_some(100) == b""
+        assert (await witness.unary("/hmtest.Echo/Unary", Ping()))["grpc-status"] == "0"
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == [
+        "rpc_connection_failed"
+    ]
 
 
 async def test_a_drain_finishes_what_is_in_flight_and_refuses_what_is_new(

@@ -1,0 +1,153 @@
+"""What all calls of a server share, and the messages of one call as its handler receives them."""
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import TypeVar
+
+import attrs
+import trio
+from grpclib.events import RecvRequest, listen
+
+from hivemind.rpc import _messages
+from hivemind.rpc._flow import TruncatedMessage
+from hivemind.rpc._grpclib import (
+    Deadline,
+    Handler,
+    LinkStream,
+    ServerCallStream,
+    ServerDispatch,
+    Status,
+)
+from hivemind.rpc._spooled import split_field
+from hivemind.rpc._wire import check_message
+from hivemind.rpc.auth import Authenticator
+from hivemind.rpc.budget import ByteBudget, Reservation
+from hivemind.rpc.config import KIB, TransportConfig
+from hivemind.rpc.context import CallContext
+from hivemind.rpc.errors import fail
+from hivemind.rpc.spool import Spool, SpooledField
+
+R = TypeVar("R")
+S = TypeVar("S")
+
+BUDGETED_BYTES = 64 * KIB
+"""Messages up to this size are not counted against the budget."""
+
+
+@attrs.frozen
+class CallSetting:
+    """What all calls of one server share."""
+
+    handlers: Mapping[str, Handler]
+    config: TransportConfig
+    authenticator: Authenticator
+    budget: ByteBudget
+    spool: Spool | None = None
+    spooled: Mapping[str, SpooledField] = attrs.field(factory=dict)
+    dispatch: ServerDispatch = attrs.field(factory=ServerDispatch)
+
+    def __attrs_post_init__(self) -> None:
+        if self.spooled and self.spool is None:
+            raise ValueError("spooled methods need a spool")
+        # Such a request would be on the disk before it is known who sent it.
+        both = set(self.spooled) & (
+            set(self.authenticator.message_tokens) | self.authenticator.open_methods
+        )
+        if both:
+            raise ValueError(f"a spooled method takes its token from the metadata: {sorted(both)}")
+        listen(_Target(self.dispatch), RecvRequest, self.authenticator.on_request)
+
+
+@attrs.define
+class _Target:
+    __dispatch__: ServerDispatch
+
+
+class CallStream(ServerCallStream[R, S]):
+    """A server stream that judges messages by their prefix and hands back typed refusals."""
+
+    def __init__(
+        self,
+        setting: CallSetting,
+        context: CallContext,
+        h2_stream: LinkStream,
+        *,
+        deadline: Deadline | None,
+        user_agent: str | None,
+    ) -> None:
+        super().__init__(
+            h2_stream,
+            context.method,
+            setting.handlers[context.method],
+            dispatch=setting.dispatch,
+            deadline=deadline,
+            user_agent=user_agent,
+        )
+        self._setting = setting
+        self._context = context
+        self._held = Reservation(setting.budget)
+        self._has_message = False
+        self._uploads = AsyncExitStack()
+
+    async def recv_message(self) -> R | None:
+        """The next message, or None where the peer has ended its side.
+
+        Raises:
+            CallRefused: it is too large, compressed, undecodable, cut off or too slow.
+        """
+        self._held.release()
+        try:
+            body = await self._next_body()
+        except TruncatedMessage as error:
+            raise _messages.undecodable(error) from error
+        if body is None:
+            return None
+        try:
+            check_message(body, self.recv_type, max_fields=self._setting.config.max_message_fields)
+            message = self.decode(body)
+        except Exception as error:
+            raise _messages.undecodable(error) from error
+        if not self._has_message:
+            self._has_message = True
+            await self._setting.authenticator.on_message(self._context, message)
+        return await self.notify(message)
+
+    async def _next_body(self) -> bytes | None:
+        config, buffer = self._setting.config, self.h2_stream.buffer
+        is_stranger = self._context.principal is None
+        spooled = self._setting.spooled.get(self._context.method)
+        limit = config.message_limit(self._context.method, is_open=is_stranger)
+        spool = self._setting.spool
+        if spooled is not None and spool is not None:
+            limit = spool.max_bytes + spooled.rest_bytes
+        # A stranger's first message has a deadline; everyone else may be silent on a stream.
+        wait_s = config.first_message_s if is_stranger and not self._has_message else float("inf")
+        with trio.move_on_after(wait_s) as waiting:
+            length = await _messages.read_prefix(buffer, limit)
+        if waiting.cancelled_caught:
+            raise fail(None, Status.DEADLINE_EXCEEDED, "no request came in time")
+        if length is None:
+            return None
+        if length > BUDGETED_BYTES and spooled is None:
+            await self._held.grow(length)
+        deadline_s = _messages.body_seconds(
+            length, grace_s=config.first_message_s, min_bytes_per_s=config.min_bytes_per_s
+        )
+        if spooled is not None and spool is not None:
+            return await self._spool_body(spool, length, spooled, deadline_s)
+        return await _messages.read_body(buffer, length, deadline_s)
+
+    async def _spool_body(
+        self, spool: Spool, length: int, spooled: SpooledField, deadline_s: float
+    ) -> bytes:
+        file = await self._uploads.enter_async_context(
+            spool.open_file(announced_bytes=max(0, length - spooled.rest_bytes))
+        )
+        rest = await split_field(self.h2_stream.buffer, length, spooled, file, deadline_s)
+        self._context.upload = file
+        return rest
+
+    async def release(self) -> None:
+        """Give back what the call held, and remove an upload that was not kept."""
+        self._held.release()
+        await self._uploads.aclose()
