@@ -30,6 +30,7 @@ from sandbox.spec import Limits
 
 _EMPTY_S = 10.0
 _EMPTY_CHECK_S = 0.002
+_SWEEP_S = 2.0
 _REMEDY = (
     "run as root, or under systemd with delegation: `Delegate=yes` in the unit, or "
     "`systemd-run --user --scope -p Delegate=yes COMMAND`"
@@ -138,7 +139,7 @@ class PoolCgroup:
         self._count = 0
 
     def open(self) -> None:
-        """Make and lock the pool's folders, and remove what dead pools of this name left.
+        """Make and lock the pool's folders.
 
         Raises:
             OSError: a folder or a controller was refused.
@@ -168,18 +169,31 @@ class PoolCgroup:
         except OSError:
             self.close()
             raise
-        self._sweep()
 
-    def _sweep(self) -> None:
-        for stale in list(self._parents[0].iterdir()):
-            if not stale.is_dir() or stale.name == self._token:
+    async def sweep(self) -> None:
+        """Remove what dead pools of this name left, killing whatever still runs in it.
+
+        What cannot be removed within two seconds is left for the next pool.
+        """
+        for folder in list(self._parents[0].iterdir()):
+            if not folder.is_dir() or folder.name == self._token:
                 continue
-            lock = _try_lock(stale)
+            lock = _try_lock(folder)
             if lock is None:
                 continue
-            for parent in reversed(self._parents):
-                _remove_tree(parent / stale.name)
-            os.close(lock)
+            try:
+                with trio.move_on_after(_SWEEP_S):
+                    await trio.lowlevel.checkpoint()
+                    # The killed need a moment to die.
+                    while not self._remove(folder.name):  # noqa: ASYNC110
+                        await trio.sleep(_EMPTY_CHECK_S)
+            finally:
+                os.close(lock)
+
+    def _remove(self, token: str) -> bool:
+        """Remove a pool's folders; the first, which says that there are others, goes last."""
+        rest = [_remove_tree(parent / token) for parent in self._parents[1:]]
+        return all(rest) and _remove_tree(self._parents[0] / token)
 
     def new_run(self) -> RunCgroup:
         """A cgroup for one run; it is not made yet."""
@@ -193,15 +207,14 @@ class PoolCgroup:
 
     def close(self) -> None:
         """Kill what is left in the pool's folders and remove them; the first goes last."""
-        for parent in reversed(self._parents):
-            _remove_tree(parent / self._token)
+        self._remove(self._token)
         os.close(self._lock)
         for parent in self._parents:
             _rmdir(parent)  # stays while another pool uses it
 
 
 def open_pool_cgroup(name: str) -> PoolCgroup:
-    """Make the cgroup folders of a pool.
+    """Make the cgroup folders of a pool; to be closed by the caller.
 
     Args:
         name: the folder below our own cgroup that pools of one kind share.
@@ -274,10 +287,10 @@ def _try_lock(folder: Path) -> int | None:
     return None
 
 
-def _remove_tree(folder: Path) -> None:
-    """Kill everything in a folder and the folders below it, and remove them."""
+def _remove_tree(folder: Path) -> bool:
+    """Kill everything in a folder and the folders below it, and remove them; say if all went."""
     if not folder.is_dir():
-        return
+        return True
     for below in list(folder.iterdir()):
         if below.is_dir():
             _remove_tree(below)
@@ -286,7 +299,7 @@ def _remove_tree(folder: Path) -> None:
     for pid in read(folder / "cgroup.procs").split():
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
-    _rmdir(folder)
+    return _rmdir(folder)
 
 
 def _rmdir(folder: Path) -> bool:

@@ -55,6 +55,15 @@ class SpawnerLink:
         """Kill the spawner, and with it all that it started; `run` returns when it is gone."""
         _kill_all(self._pidfds)
 
+    async def clean(self, slot: int) -> None:
+        """Have a slot's mounts dropped; those of a spawner that is gone went with it.
+
+        Raises:
+            SetupFailed: a mount could not be dropped.
+        """
+        if not self._lost:
+            await self.request(self.new_id(), "clean", {"slot": slot}, [])
+
     def new_id(self) -> int:
         """An id for one process to be started."""
         self._last_id += 1

@@ -121,6 +121,7 @@ async def open_pool(config: PoolConfig | None = None) -> AsyncIterator[Pool]:
         if config.limits == "cgroup":
             cgroup = open_pool_cgroup(config.cgroup_parent)
             stack.callback(cgroup.close)
+            await cgroup.sweep()
         async with _open_services(config, bubblewrap, cgroup) as pool:
             try:
                 await _try_out(pool)

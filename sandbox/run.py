@@ -153,7 +153,7 @@ class Run:
                     self._end(Reason.STOPPED)
                     await self._over.wait()
                 self._output.close()
-                await self._link.request(self._link.new_id(), "clean", {"slot": self._slot}, [])
+                await self._link.clean(self._slot)
                 if isinstance(self._limiter, RunCgroup):
                     await self._limiter.remove()
         except (trio.TooSlowError, TimeoutError) as error:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import AsyncIterator, Callable
+import secrets
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +60,11 @@ def limits(**changes: Any) -> sandbox.Limits:
     return sandbox.Limits(**{"tmp_bytes": 4 << 20, "shm_bytes": 4 << 20, **small, **changes})
 
 
+def unique(name: str) -> str:
+    """A word that marks the processes of one test among those of other test sessions."""
+    return f"marker-{name}-{secrets.token_hex(4)}"
+
+
 def processes_with(marker: str) -> list[int]:
     """Processes of the whole machine whose command line has the marker."""
     found: list[int] = []
@@ -74,16 +79,11 @@ def processes_with(marker: str) -> list[int]:
     return found
 
 
-def cgroup_folders(parent: str = CGROUP_PARENT) -> list[Path]:
+def uid_of(pid: int) -> int:
+    return Path(f"/proc/{pid}").stat().st_uid
+
+
+def cgroup_folders(parent: str = CGROUP_PARENT, *, with_parent: bool = False) -> list[Path]:
     """Folders of this test session's pools in every hierarchy, below our own cgroup."""
-    return [path for path in Path("/sys/fs/cgroup").rglob(f"{parent}/**/") if path.name != parent]
-
-
-@pytest.fixture
-def start_python() -> Callable[..., list[str]]:
-    """The command line of a Python that can import what is tested."""
-
-    def build(source: str, *args: str) -> list[str]:
-        return [sys.executable, "-c", source, *args]
-
-    return build
+    found = Path("/sys/fs/cgroup").rglob(f"{parent}/**/")
+    return [path for path in found if with_parent or path.name != parent]

@@ -9,7 +9,7 @@ import trio
 
 import sandbox
 from sandbox import Reason, Stream
-from tests.sandbox.conftest import cgroup_folders, limits, processes_with, python, shell
+from tests.sandbox.conftest import cgroup_folders, limits, processes_with, python, shell, unique
 
 
 async def test_output_exit_code_and_usage_of_a_simple_program(any_pool: sandbox.Pool) -> None:
@@ -123,7 +123,7 @@ async def test_output_at_the_limit_is_no_offence(pool: sandbox.Pool) -> None:
 async def test_stop_kills_daemons_and_leaves_no_process_and_no_cgroup(
     any_pool: sandbox.Pool,
 ) -> None:
-    marker = "marker-stop-7341"
+    marker = unique("stop")
     script = (
         f"(setsid sh -c 'sleep 1000; : {marker}' </dev/null >/dev/null 2>&1 &) ;"
         f"sh -c 'sleep 1000; : {marker}' & echo up; wait"
@@ -141,7 +141,7 @@ async def test_stop_kills_daemons_and_leaves_no_process_and_no_cgroup(
 async def test_daemons_that_hold_the_output_die_with_the_main_process(
     any_pool: sandbox.Pool,
 ) -> None:
-    marker = "marker-daemon-9172"
+    marker = unique("daemon")
     script = f"setsid sh -c 'sleep 1000; : {marker}' & echo done"
     with trio.fail_after(30):
         done = await sandbox.run_in(any_pool, shell(script))
@@ -168,7 +168,7 @@ async def test_a_fork_storm_is_contained_and_stopped(pool: sandbox.Pool) -> None
 
 
 async def test_leaving_the_run_kills_it(any_pool: sandbox.Pool) -> None:
-    marker = "marker-leave-5518"
+    marker = unique("leave")
     async with any_pool.open_run(shell(f"echo up; sleep 1000; : {marker}")) as run:
         async for _ in run.chunks():
             break
@@ -217,7 +217,7 @@ async def test_fifty_runs_share_few_slots(pool: sandbox.Pool) -> None:
 
 
 async def test_a_cancelled_caller_leaves_nothing(any_pool: sandbox.Pool) -> None:
-    marker = "marker-cancel-2206"
+    marker = unique("cancel")
     for delay_s in (0, 0.001, 0.003, 0.01, 0.05):
         with trio.move_on_after(delay_s):
             await sandbox.run_in(any_pool, shell(f"sleep 1000; : {marker}"))

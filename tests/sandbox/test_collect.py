@@ -1,0 +1,167 @@
+"""Taking home what a task left, whatever it left."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import resource
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import sandbox
+from tests.sandbox.conftest import limits, python, shell
+
+
+async def _collect(
+    pool: sandbox.Pool, spec: sandbox.Spec, max_bytes: int = 1 << 30, max_files: int = 10_000
+) -> tuple[sandbox.Collected, dict[str, tuple[str, bytes]]]:
+    target = io.BytesIO()
+    async with pool.open_run(spec) as run:
+        result = await run.wait()
+        assert result.exit_code == 0, [chunk.data async for chunk in run.chunks()]
+        collected = await run.collect(target, max_bytes=max_bytes, max_files=max_files)
+    target.seek(0)
+    found: dict[str, tuple[str, bytes]] = {}
+    with tarfile.open(fileobj=target, mode="r:") as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.isreg() else None
+            kind = "folder" if member.isdir() else "file" if member.isreg() else "other"
+            found[member.name] = (kind, file.read() if file else b"")
+    return collected, found
+
+
+async def test_files_and_folders_come_home(any_pool: sandbox.Pool) -> None:
+    script = "cd output; mkdir -p a/b c; echo one >a/b/f; printf '' >empty; echo two >'Ünï cödé'"
+    collected, found = await _collect(any_pool, shell(script))
+    assert found == {
+        "a": ("folder", b""),
+        "a/b": ("folder", b""),
+        "a/b/f": ("file", b"one\n"),
+        "c": ("folder", b""),
+        "empty": ("file", b""),
+        "Ünï cödé": ("file", b"two\n"),
+    }
+    assert (collected.files, collected.bytes, collected.skipped) == (3, 8, ())
+
+
+async def test_only_the_output_folder_is_collected(any_pool: sandbox.Pool) -> None:
+    spec = shell("echo x >mine; echo y >out/there/y", output_dir="out/there")
+    _, found = await _collect(any_pool, spec)
+    assert found == {"y": ("file", b"y\n")}
+
+
+async def test_what_is_no_file_is_left_out_and_named(any_pool: sandbox.Pool) -> None:
+    source = r"""
+import os, socket
+os.chdir("/task/output")
+os.symlink("/etc/passwd", "absolute")
+os.symlink("../../usr", "folder-link")
+os.mkfifo("pipe")
+socket.socket(socket.AF_UNIX).bind("socket")
+open(b"not-\xff-utf8", "w").close()
+open("new\nline", "w").close()
+open("kept", "w").write("kept")
+os.link("kept", "twin")
+"""
+    collected, found = await _collect(any_pool, python(source))
+    assert found == {"kept": ("file", b"kept"), "twin": ("file", b"kept")}
+    assert set(collected.skipped) == {
+        "absolute",
+        "folder-link",
+        "pipe",
+        "socket",
+        "not-\\udcff-utf8",
+        "new\\nline",
+    }
+
+
+async def test_an_output_folder_that_became_a_link_is_not_followed(any_pool: sandbox.Pool) -> None:
+    collected, found = await _collect(any_pool, shell("rmdir output; ln -s /usr output"))
+    assert (collected.files, collected.skipped, found) == (0, ("output",), {})
+
+
+async def test_closed_modes_do_not_hide_what_was_made(any_pool: sandbox.Pool) -> None:
+    script = "mkdir output/d; echo x >output/d/f; chmod 0 output/d/f output/d output"
+    _, found = await _collect(any_pool, shell(script))
+    assert found["d/f"] == ("file", b"x\n")
+
+
+async def test_a_sparse_file_counts_whole(any_pool: sandbox.Pool) -> None:
+    spec = shell("truncate -s 10M output/sparse", limits=limits())
+    collected, found = await _collect(any_pool, spec, max_bytes=10 << 20)
+    assert (collected.bytes, found["sparse"][1]) == (10 << 20, bytes(10 << 20))
+    with pytest.raises(sandbox.CollectFailed, match="larger than 10485759 bytes"):
+        await _collect(any_pool, spec, max_bytes=(10 << 20) - 1)
+
+
+async def test_too_many_files_are_refused(any_pool: sandbox.Pool) -> None:
+    spec = shell("cd output; for i in 1 2 3 4 5; do : >$i; done")
+    assert (await _collect(any_pool, spec, max_files=5))[0].files == 5
+    with pytest.raises(sandbox.CollectFailed, match="too many files"):
+        await _collect(any_pool, spec, max_files=4)
+
+
+async def test_a_tree_of_any_depth_is_walked_to_its_limit_and_goes_away(
+    any_pool: sandbox.Pool,
+) -> None:
+    source = """
+import os
+os.chdir("/task/output")
+for _ in range(2500):
+    os.mkdir("d")
+    os.chdir("d")
+"""
+    collected, found = await _collect(any_pool, python(source))
+    assert max(name.count("/") for name in found) == 126
+    assert len(collected.skipped) == 1
+    assert (await sandbox.run_in(any_pool, shell("ls output"))).stdout == b""
+
+
+async def test_long_names_survive(any_pool: sandbox.Pool) -> None:
+    name = "/".join(["n" * 200] * 4)
+    _, found = await _collect(any_pool, shell(f"mkdir -p output/{name}; echo x >output/{name}/f"))
+    assert found[f"{name}/f"] == ("file", b"x\n")
+
+
+async def test_ninety_megabytes_come_home_byte_for_byte_in_little_memory(
+    pool: sandbox.Pool, tmp_path: Path
+) -> None:
+    source = """
+import hashlib, random
+data = random.Random(1).randbytes(1 << 20)
+digest = hashlib.sha256()
+with open("/task/output/big", "wb") as file:
+    for number in range(90):
+        block = bytes([number]) + data[1:]
+        file.write(block)
+        digest.update(block)
+print(digest.hexdigest())
+"""
+    spec = python(source, limits=limits(scratch_bytes=100 << 20))
+    target = tmp_path / "result.tar"
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with pool.open_run(spec) as run:
+        printed = b"".join([chunk.data async for chunk in run.chunks()])
+        with target.open("wb") as file:
+            collected = await run.collect(file, max_bytes=100 << 20, max_files=10)
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert collected.bytes == 90 << 20
+    assert grown_kib < 32 << 10
+    with tarfile.open(target) as archive:
+        member = archive.extractfile("big")
+        assert member is not None
+        assert hashlib.file_digest(member, "sha256").hexdigest() == printed.decode().strip()
+    target.unlink()
+
+
+async def test_a_destination_without_space_is_reported(pool: sandbox.Pool) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        async with pool.open_run(shell("echo x >output/x")) as run:
+            with pytest.raises(sandbox.CollectFailed, match="No space left"):
+                await run.collect(full, max_bytes=100, max_files=10)
+    finally:
+        os.close(full)
