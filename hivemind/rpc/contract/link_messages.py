@@ -41,6 +41,16 @@ from hivemind.rpc.contract.task_messages import (
 )
 
 
+_MOST = 2**63 - 1
+"""The largest number that the store keeps; a lying node must not fail the turn of others."""
+
+
+def _stored(number: int) -> int:
+    if number > _MOST:
+        raise MalformedMessage(f"{number} is more than this pool counts to")
+    return number
+
+
 def _ref_to_wire(ref: AttemptRef) -> v1.AttemptRef:
     return v1.AttemptRef(task_id=ref.task_id, attempt=ref.attempt)
 
@@ -106,15 +116,17 @@ def finished_from_wire(wire: v1.Finished) -> FinishedReport:
         raise MalformedMessage("a final report must say the outcome and the reason")
     if outcome in {Outcome.LOST, Outcome.REFUSED} or reason in {Reason.NODE_LOST, Reason.REFUSED}:
         raise MalformedMessage(f"a final report cannot say {outcome} for {reason}")
+    usage = usage_from_wire(ending.usage)
+    _stored(usage.memory_peak_bytes)
     return FinishedReport(
         ref=AttemptRef(wire.task_id, wire.attempt),
-        seq=wire.seq,
+        seq=_stored(wire.seq),
         ending=Ending(
             outcome=outcome,
             reason=reason,
             exit_code=ending.exit_code,
             detail=ending.detail,
-            usage=usage_from_wire(ending.usage),
+            usage=usage,
             result_bytes=len(wire.result or b""),
         ),
         output_bytes=wire.output_bytes,
@@ -164,7 +176,9 @@ def worker_item_from_wire(wire: v1.WorkerItem) -> WorkerItem:
         case v1.Vitals():
             return vitals_from_wire(value)
         case v1.Started():
-            return StartedReport(ref=AttemptRef(value.task_id, value.attempt), seq=value.seq)
+            return StartedReport(
+                ref=AttemptRef(value.task_id, value.attempt), seq=_stored(value.seq)
+            )
         case v1.Refused():
             try:
                 kind = RefusalKind(value.kind)
@@ -172,7 +186,7 @@ def worker_item_from_wire(wire: v1.WorkerItem) -> WorkerItem:
                 raise MalformedMessage(f"refusal kind {value.kind!r} is unknown") from error
             return RefusedReport(
                 ref=AttemptRef(value.task_id, value.attempt),
-                seq=value.seq,
+                seq=_stored(value.seq),
                 kind=kind,
                 detail=value.detail,
             )
