@@ -40,7 +40,6 @@ from hivemind.rpc.contract.task_messages import (
     usage_to_wire,
 )
 
-
 _MOST = 2**63 - 1
 """The largest number that the store keeps; a lying node must not fail the turn of others."""
 
