@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from hivemind._pb.hivemind import v1
-from hivemind.core.explain import Cause, Explanation
+from hivemind.core.explain import Cause, CauseKind, Explanation
 from hivemind.core.messages import (
     ListQuery,
     Submission,
@@ -228,6 +228,14 @@ class TasksClient:
         return Explanation(
             headline=reply.headline,
             causes=tuple(
-                Cause(kind=cause.kind, text=cause.text, count=cause.count) for cause in reply.causes
+                Cause(kind=_cause_kind(cause.kind), text=cause.text, count=cause.count)
+                for cause in reply.causes
             ),
         )
+
+
+def _cause_kind(text: str) -> CauseKind:
+    try:
+        return CauseKind(text)
+    except ValueError as error:
+        raise MalformedMessage(f"cause {text!r} is unknown; is this peer too new?") from error
