@@ -101,6 +101,8 @@ class CallStream(ServerCallStream[R, S]):
         except TruncatedMessage as error:
             raise _messages.undecodable(error) from error
         if body is None:
+            if not self._has_message and not self.takes_many:
+                raise fail(None, Status.INVALID_ARGUMENT, "the request holds no message")
             return None
         try:
             check_message(body, self.recv_type, max_fields=self._setting.config.max_message_fields)

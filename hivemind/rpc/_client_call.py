@@ -134,7 +134,7 @@ class ClientCall(ClientCallStream[S, R]):
         """The next reply, or None at the end. Errors come out of the call's block translated."""
         if not self.has_initial_metadata:
             await self.recv_initial_metadata()
-        config: TransportConfig = self._channel.config  # type: ignore[attr-defined]
+        config: TransportConfig = self.channel.config
         limit = config.message_limit(self.method, is_open=False)
         with self.wrapper:
             buffer = self.h2_stream.buffer

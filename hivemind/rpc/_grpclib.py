@@ -9,6 +9,7 @@ private name still exists in the expected shape; the version is pinned for the s
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from functools import partial
@@ -65,6 +66,7 @@ __all__ = [
     "Status",
     "StreamReset",
     "StreamTerminatedError",
+    "StubBase",
     "WireDeadline",
     "adopt_service",
     "decode_grpc_message",
@@ -396,6 +398,11 @@ class ServerCallStream(grpclib.server.Stream[R, S], Generic[R, S]):
         return self._cardinality.server_streaming or self._send_message_done
 
     @property
+    def takes_many(self) -> bool:
+        """Whether the method takes a stream of requests."""
+        return bool(self._cardinality.client_streaming)
+
+    @property
     def is_closed(self) -> bool:
         """Whether the handler itself ended the call."""
         return self._send_trailing_metadata_done or self._cancel_done
@@ -429,6 +436,11 @@ class ClientCallStream(grpclib.client.Stream[S, R], Generic[S, R]):
     def h2_stream(self) -> LinkStream:
         """The HTTP/2 stream; only where `is_sent`."""
         return self._stream
+
+    @property
+    def channel(self) -> Any:
+        """The channel that the call goes through."""
+        return self._channel
 
     @property
     def method(self) -> str:
@@ -506,6 +518,11 @@ class CallChannel(grpclib.client.Channel):
         self._authority = self._get_authority(host, port)
         self.__dispatch__ = ChannelDispatch()
 
+    @property
+    def codec(self) -> CodecBase:
+        """What encodes and decodes the messages."""
+        return self._codec
+
     def __repr__(self) -> str:
         return f"Channel({self._authority})"
 
@@ -573,12 +590,66 @@ def adopt_service(service: IServable) -> None:
         object.__setattr__(service, "_call_rpc_handler_server_stream", _serve_stream_of_replies)
 
 
-def request_options(
-    stub: ServiceStub, timeout: float | None, deadline: Any, metadata: Any
-) -> dict[str, Any]:
-    """What a generated stub passes on with a request: the call's options over the stub's."""
-    resolve = stub._ServiceStub__resolve_request_kwargs  # type: ignore[attr-defined]
-    return cast("dict[str, Any]", resolve(timeout, deadline, metadata))
-
-
 MessageSource = AsyncIterable[Any] | Iterable[Any]
+
+
+class StubBase(ServiceStub, ABC):
+    """betterproto2's stub with the kinds of call that stream handed to two methods of ours."""
+
+    @abstractmethod
+    def open_replies(
+        self, call: Any, *, request: Any = None, requests: MessageSource | None = None
+    ) -> AsyncIterable[Any]:
+        """The replies of `call`, which sends the one `request` or all `requests`."""
+
+    @abstractmethod
+    async def send_for_reply(self, call: Any, requests: MessageSource) -> Any:
+        """The one reply of `call` to all `requests`."""
+
+    def _open(self, *what: Any, **options: Any) -> Any:
+        resolve = self._ServiceStub__resolve_request_kwargs  # type: ignore[attr-defined]
+        return self.channel.request(*what, **resolve(**options))
+
+    def _unary_stream(
+        self,
+        route: str,
+        request: Any,
+        response_type: Any,
+        *,
+        timeout: float | None = None,
+        deadline: Any = None,
+        metadata: Any = None,
+    ) -> Any:
+        options = {"timeout": timeout, "deadline": deadline, "metadata": metadata}
+        what = (route, Cardinality.UNARY_STREAM, type(request), response_type)
+        return self.open_replies(self._open(*what, **options), request=request)
+
+    async def _stream_unary(
+        self,
+        route: str,
+        request_iterator: MessageSource,
+        request_type: Any,
+        response_type: Any,
+        *,
+        timeout: float | None = None,
+        deadline: Any = None,
+        metadata: Any = None,
+    ) -> Any:
+        options = {"timeout": timeout, "deadline": deadline, "metadata": metadata}
+        what = (route, Cardinality.STREAM_UNARY, request_type, response_type)
+        return await self.send_for_reply(self._open(*what, **options), request_iterator)
+
+    def _stream_stream(
+        self,
+        route: str,
+        request_iterator: MessageSource,
+        request_type: Any,
+        response_type: Any,
+        *,
+        timeout: float | None = None,
+        deadline: Any = None,
+        metadata: Any = None,
+    ) -> Any:
+        options = {"timeout": timeout, "deadline": deadline, "metadata": metadata}
+        what = (route, Cardinality.STREAM_STREAM, request_type, response_type)
+        return self.open_replies(self._open(*what, **options), requests=request_iterator)

@@ -266,24 +266,24 @@ class Link:
 
     async def _write_all(self) -> None:
         outbox = self._outbox
-        while True:
-            await outbox.has_some.wait()
-            outbox.has_some.clear()
-            data, outbox.pending = outbox.pending, bytearray()
-            if not data:
-                self._flushed.set()
-                return
-            outbox.in_flight = len(data)
-            try:
+        try:
+            while True:
+                await outbox.has_some.wait()
+                outbox.has_some.clear()
+                data, outbox.pending = outbox.pending, bytearray()
+                if not data and self.is_closed:
+                    return
+                outbox.in_flight = len(data)
                 await self._stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.close("the connection broke", flush=False)
-                return
-            outbox.in_flight = 0
-            if len(outbox.pending) <= self.config.send_buffer_bytes:
-                self.connection.write_ready.set()
-            if self.is_closed:
-                outbox.has_some.set()
+                outbox.in_flight = 0
+                if len(outbox.pending) <= self.config.send_buffer_bytes:
+                    self.connection.write_ready.set()
+                if self.is_closed:
+                    outbox.has_some.set()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self.close(broken_reason(error), flush=False)
+        finally:
+            self._flushed.set()
 
     async def _keep_alive(self) -> None:
         if self.config.keepalive_s is None:

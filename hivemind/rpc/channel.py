@@ -113,7 +113,7 @@ class Channel(CallChannel):
             cardinality,
             request_type,
             reply_type,
-            codec=self._codec,
+            codec=self.codec,
             status_details_codec=None,
             dispatch=self.__dispatch__,
             deadline=None if limit_s is None else WireDeadline.from_timeout(limit_s),

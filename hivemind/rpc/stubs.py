@@ -13,7 +13,7 @@ from grpclib.exceptions import StreamTerminatedError
 from h2.exceptions import H2Error
 
 from hivemind.rpc._client_call import ClientCall
-from hivemind.rpc._grpclib import Cardinality, MessageSource, ServiceStub, request_options
+from hivemind.rpc._grpclib import MessageSource, ServiceStub, StubBase
 from hivemind.rpc.channel import Channel
 from hivemind.rpc.errors import DeadlineExceeded
 
@@ -37,66 +37,28 @@ def bind(
     return cast("StubT", bound(channel, timeout=timeout, metadata=metadata))
 
 
-class _TrioStub(ServiceStub):
+class _TrioStub(StubBase):
     channel: Channel
 
-    def _unary_stream(
+    def open_replies(
         self,
-        route: str,
-        request: Any,
-        response_type: Any,
+        call: ClientCall[Any, Any],
         *,
-        timeout: float | None = None,
-        deadline: Any = None,
-        metadata: Any = None,
+        request: Any = None,
+        requests: MessageSource | None = None,
     ) -> "Replies":
-        options = request_options(self, timeout, deadline, metadata)
-        call = self.channel.request(
-            route, Cardinality.UNARY_STREAM, type(request), response_type, **options
-        )
-        return Replies(self.channel, call, request=request)
+        return Replies(self.channel, call, request=request, requests=requests)
 
-    async def _stream_unary(
-        self,
-        route: str,
-        request_iterator: MessageSource,
-        request_type: Any,
-        response_type: Any,
-        *,
-        timeout: float | None = None,
-        deadline: Any = None,
-        metadata: Any = None,
-    ) -> Any:
-        options = request_options(self, timeout, deadline, metadata)
-        async with self.channel.request(
-            route, Cardinality.STREAM_UNARY, request_type, response_type, **options
-        ) as call:
+    async def send_for_reply(self, call: ClientCall[Any, Any], requests: MessageSource) -> Any:
+        async with call:
             await call.send_request()
             try:
-                await _send_each(call, request_iterator)
+                await _send_each(call, requests)
             except (StreamTerminatedError, H2Error):
                 if not call.h2_stream.ended:
                     raise
                 # The server has answered without hearing everything; its answer counts.
-            reply = await call.recv_message()
-        return reply
-
-    def _stream_stream(
-        self,
-        route: str,
-        request_iterator: MessageSource,
-        request_type: Any,
-        response_type: Any,
-        *,
-        timeout: float | None = None,
-        deadline: Any = None,
-        metadata: Any = None,
-    ) -> "Replies":
-        options = request_options(self, timeout, deadline, metadata)
-        call = self.channel.request(
-            route, Cardinality.STREAM_STREAM, request_type, response_type, **options
-        )
-        return Replies(self.channel, call, requests=request_iterator)
+            return await call.recv_message()
 
 
 class Replies:

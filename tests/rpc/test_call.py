@@ -13,6 +13,7 @@ from hivemind.rpc.errors import ErrorCode, fail
 from hivemind.rpc.stubs import bind
 from tests.rpc._pb.hmtest import EchoBase, EchoStub, Ping, Pong
 from tests.rpc.conftest import GrpcioClient
+from tests.rpc.raw import raw_client
 from tests.rpc.service import EchoService, served, serving, until
 
 UNARY = """
@@ -208,6 +209,19 @@ heed()
         client.process.kill()
         await until(lambda: service.hanging == 0)
     assert service.ends == ["Cancelled"] * 3
+
+
+async def test_a_call_that_ends_without_a_request_is_an_invalid_argument(
+    logs: list[dict[str, Any]],
+) -> None:
+    async with serving([EchoService()]) as at, raw_client(at.port) as client:
+        for method in ("Unary", "Down"):
+            answer = await client.trailers(await client.call(f"/hmtest.Echo/{method}", end=True))
+            assert (answer["grpc-status"], "no message" in answer["grpc-message"]) == ("3", True)
+        for method in ("Up", "Both"):
+            answer = await client.trailers(await client.call(f"/hmtest.Echo/{method}", end=True))
+            assert answer["grpc-status"] == "0"
+    assert not [line for line in logs if line["log_level"] == "error"]
 
 
 class Yielding(EchoBase):
