@@ -40,20 +40,25 @@ class Gpus:
 @contextmanager
 def open_gpus() -> Iterator[Gpus]:
     """The machine's GPUs for the length of the block; none where NVML is missing or will not."""
+    nvml = _load_nvml()
+    if nvml is None:
+        yield Gpus(None, [])
+        return
+    try:
+        count = nvml.nvmlDeviceGetCount()
+        yield Gpus(nvml, [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)])
+    finally:
+        nvml.nvmlShutdown()
+
+
+def _load_nvml() -> ModuleType | None:
     try:
         import pynvml
     except ImportError:
-        yield Gpus(None, [])
-        return
+        return None
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        yield Gpus(None, [])
-        return
-    try:
-        handles = [
-            pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())
-        ]
-        yield Gpus(pynvml, handles)
-    finally:
-        pynvml.nvmlShutdown()
+        return None
+    nvml: ModuleType = pynvml
+    return nvml

@@ -25,6 +25,7 @@ from hivemind.worker.outbox import FinalReport, Outbox
 from hivemind.worker.refusal import judge
 from hivemind.worker.transfers import NotWanted, Transfers
 
+_DROP_S = 10.0
 _DISK_FULL_BACKOFF = Backoff(first_s=1.0, most_s=30.0)
 
 log = structlog.get_logger(__name__)
@@ -156,7 +157,7 @@ class Runner:
         if attempt is not None:
             self._abandon(attempt)
         elif (held := self._held.remove(ref)) is not None:
-            self._drop(held)
+            self._drop_soon(held)
 
     def abandon_all(self) -> int:
         """End everything that runs, and report nothing; how much that was."""
@@ -170,7 +171,7 @@ class Runner:
         held = self._held.get(ref)
         if held is not None and held.report is not None and seq >= held.report.seq:
             self._held.remove(ref)
-            self._drop(held)
+            self._drop_soon(held)
 
     async def wait_idle(self) -> None:
         """Return once nothing is under way."""
@@ -184,9 +185,15 @@ class Runner:
         if self._held.remove(attempt.held.ref) is not None:
             self._held.abandonments += 1
 
-    def _drop(self, held: HeldAttempt) -> None:
+    def _drop_soon(self, held: HeldAttempt) -> None:
+        # A folder that outlives this process is reported, or removed, by the next one.
         if self._attempts is not None:
-            self._attempts.start_soon(self._outbox.drop, held.folder)
+            self._attempts.start_soon(self._drop, held)
+
+    async def _drop(self, held: HeldAttempt) -> None:
+        """Remove what is kept of the attempt; a drain that ends meanwhile waits for it."""
+        with trio.move_on_after(_DROP_S, shield=True):
+            await self._outbox.drop(held.folder)
 
     def _refuse_with(self, ref: AttemptRef, kind: RefusalKind, detail: str) -> None:
         log.info(
@@ -219,7 +226,7 @@ class Runner:
         self._held.remove(held.ref)
         if isinstance(ended, Refused) and not attempt.unwanted:
             self._refuse_with(held.ref, ended.kind, ended.detail)
-        await self._outbox.drop(held.folder)
+        await self._drop(held)
 
     async def _execute(self, attempt: _Attempt) -> Ending | Refused | None:
         ref = attempt.held.ref

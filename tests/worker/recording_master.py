@@ -77,6 +77,7 @@ class Seen:
 class Session:
     """One link of one worker."""
 
+    number: int
     hello: Hello
     orders: trio.MemorySendChannel[tuple[MasterItem, ...]]
     scope: trio.CancelScope
@@ -98,6 +99,9 @@ class RecordingMaster:
         self.takes_connections = True
         self.keeps_result_bytes = True
         self.broken_deliveries = 0
+        self.fetches = 0
+        self.fetches_wait = trio.Event()
+        self.fetches_wait.set()
         self.join_tokens = {"join-me"}
         self.nodes: dict[str, bytes] = {}
         self.tokens: dict[str, str] = {}
@@ -263,8 +267,8 @@ class RecordingMaster:
         assert isinstance(first[0], Hello)
         hello = first[0]
         send, receive = trio.open_memory_channel[tuple[MasterItem, ...]](1000)
-        session = Session(hello, send, trio.CancelScope())
         self.hellos.append(hello)
+        session = Session(len(self.hellos), hello, send, trio.CancelScope())
         yield (self._welcome(hello),)
         self.sessions.append(session)
         self._note()
@@ -358,6 +362,9 @@ class RecordingMaster:
         data = self.blobs.get((ref, stdin))
         if data is None:
             raise denied("no such attempt is this node's")
+        self.fetches += 1
+        self._note()
+        await self.fetches_wait.wait()
         for start in range(0, len(data), PIECE_BYTES):
             yield data[start : start + PIECE_BYTES]
 

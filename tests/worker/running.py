@@ -50,6 +50,11 @@ def shell(text: str, **changes: Any) -> TaskSpec:
     return spec(PayloadKind.COMMAND, argv=("sh", "-c", text), **changes)
 
 
+def lasting(marker: str) -> str:
+    """A command that lasts, and whose processes can be told by the marker."""
+    return f"sh -c 'sleep 600; :' {marker}"
+
+
 class WorkerProcess:
     """A worker in a process of its own."""
 

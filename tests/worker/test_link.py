@@ -1,0 +1,240 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from hivemind.core.messages import AttemptRef, DrainNotice, KillOrder, StopOrder
+from hivemind.core.records import Outcome, RefusalKind
+from hivemind.worker.app import Worker
+from tests.worker.recording_master import RecordingMaster, Session, new_ref
+from tests.worker.running import gone, lasting, processes_with, running, script, shell
+
+
+@pytest.fixture
+async def worker(master: RecordingMaster, tmp_path: Path) -> AsyncIterator[Worker]:
+    async with running(master, tmp_path) as worker:
+        yield worker
+
+
+async def start_sleeper(master: RecordingMaster) -> tuple[AttemptRef, list[int]]:
+    """A task that would run for long, and its processes."""
+    marker = new_ref().task_id
+    ref = master.assign(shell(f"echo up; {lasting(marker)}"))
+    await master.until(lambda: master.of(ref).stdout == b"up\n")
+    pids = processes_with(marker)
+    assert pids
+    return ref, pids
+
+
+def names_below(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*")}
+
+
+async def next_session(master: RecordingMaster, last: Session) -> Session:
+    await master.until(lambda: master.sessions and master.sessions[-1] is not last)
+    return master.sessions[-1]
+
+
+async def test_output_is_resumed_after_each_cut_without_gap_or_repeat(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    task, payload = script(
+        "import sys, time\n"
+        "for i in range(3000):\n"
+        "    print(i, file=sys.stderr if i % 3 else sys.stdout)\n"
+        "    if i % 30 == 0: time.sleep(0.01)\n"
+    )
+    ref = master.assign(task, payload)
+    for size in (500, 4000, 9000):
+        await master.until(lambda size=size: master.of(ref).size > size)  # type: ignore[misc]
+        last = master.sessions[-1]
+        master.cut()
+        session = await next_session(master, last)
+        assert session.hello.held == (ref,)
+    ending = await master.until_ended(ref)
+    assert ending.outcome is Outcome.SUCCEEDED
+    lines = [f"{i}\n".encode() for i in range(3000)]
+    assert master.of(ref).stdout == b"".join(lines[::3])
+    assert master.of(ref).stderr == b"".join(line for i, line in enumerate(lines) if i % 3)
+
+
+async def test_a_task_outlasts_a_restart_of_the_master(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    ref = master.assign(shell("echo before; sleep 0.7; echo after"))
+    await master.until(lambda: master.of(ref).started)
+    await master.close()
+    await master.open()
+    ending = await master.until_ended(ref)
+    assert ending.outcome is Outcome.SUCCEEDED
+    assert master.of(ref).stdout == b"before\nafter\n"
+
+
+async def test_an_end_is_reported_again_until_it_is_acknowledged(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    master.acknowledges = False
+    ref = master.assign(shell("echo done"))
+    await master.until_ended(ref)
+    last = master.sessions[-1]
+    master.acknowledges = True
+    master.cut()
+    session = await next_session(master, last)
+    assert session.hello.held == (ref,)
+    await master.until(lambda: len(master.of(ref).endings) == 2)
+    assert master.of(ref).stdout == b"done\n"
+    last = master.sessions[-1]
+    await master.run(shell("true"))
+    master.cut()
+    assert (await next_session(master, last)).hello.held == ()
+
+
+async def test_a_lease_that_is_not_renewed_ends_everything_and_tells_nobody(
+    master: RecordingMaster, tmp_path: Path
+) -> None:
+    master.lease_s = 1.0
+    with capture_logs() as logs:
+        async with running(master, tmp_path):
+            ref, pids = await start_sleeper(master)
+            last = master.sessions[-1]
+            master.renews = False
+            for pid in pids:
+                await gone(pid)
+            master.renews = True
+            session = await next_session(master, last)
+            assert session.hello.held == ()
+            await master.run(shell("true"))
+    assert master.of(ref).endings == []
+    expired = [log for log in logs if log["event"] == "lease_expired"]
+    assert [(log["lease_s"], log["attempts_ended"]) for log in expired] == [(1.0, 1)]
+
+
+async def test_a_lease_runs_out_without_a_connection_too(
+    master: RecordingMaster, tmp_path: Path
+) -> None:
+    master.lease_s = 1.0
+    async with running(master, tmp_path):
+        _, pids = await start_sleeper(master)
+        await master.close()
+        for pid in pids:
+            await gone(pid)
+        await master.open()
+        session = await master.until_connected()
+        assert session.hello.held == ()
+
+
+async def test_a_master_that_reads_nothing_does_not_hold_up_a_task(
+    master: RecordingMaster, tmp_path: Path
+) -> None:
+    master.lease_s = 120.0
+    async with running(master, tmp_path):
+        marker = new_ref().task_id
+        size = 12_000_000
+        task = shell(f": {marker}; echo up; sleep 0.3; head -c {size} /dev/zero; exit 7")
+        ref = master.assign(task)
+        await master.until(lambda: master.of(ref).stdout == b"up\n")
+        master.reading_allowed = trio.Event()
+        pids = processes_with(marker)
+        assert pids
+        for pid in pids:
+            await gone(pid)
+        assert master.of(ref).size < size
+        master.reading_allowed.set()
+        ending = await master.until_ended(ref)
+        assert ending.exit_code == 7
+        assert master.of(ref).size == size + 3
+
+
+async def test_heartbeats_carry_vitals(master: RecordingMaster, worker: Worker) -> None:
+    await start_sleeper(master)
+    seen = len(master.vitals)
+    await master.until(lambda: len(master.vitals) >= seen + 3)
+    vitals = master.vitals[-1]
+    assert vitals.running == 1
+    assert 0 < vitals.memory_used_bytes < vitals.memory_total_bytes
+    assert vitals.disk_free_bytes > 0
+
+
+async def test_what_the_master_no_longer_wants_ends_at_the_welcome(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    ref, pids = await start_sleeper(master)
+    master.unwanted.add(ref)
+    last = master.sessions[-1]
+    master.cut()
+    for pid in pids:
+        await gone(pid)
+    await next_session(master, last)
+    await master.run(shell("true"))
+    assert master.of(ref).endings == []
+
+
+async def test_orders_about_strangers_change_nothing(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    master.sessions[-1].send(StopOrder(new_ref()), KillOrder(new_ref()))
+    assert (await master.run(shell("echo fine"))).stdout == b"fine\n"
+    assert len(master.hellos) == 1
+
+
+async def test_an_id_that_would_be_a_path_breaks_the_link_alone(
+    master: RecordingMaster, worker: Worker, tmp_path: Path
+) -> None:
+    last = master.sessions[-1]
+    master.assign(shell("true"), ref=AttemptRef("../../../escaped", 1))
+    await next_session(master, last)
+    assert (await master.run(shell("echo fine"))).stdout == b"fine\n"
+    assert names_below(tmp_path).isdisjoint({"escaped", "escaped.1"})
+
+
+async def test_a_lease_that_no_heartbeat_could_keep_is_not_accepted(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    master.lease_s = 0.1
+    with capture_logs() as logs:
+        master.cut()
+        await master.until(lambda: len(master.hellos) >= 3)
+        master.lease_s = 15.0
+        await master.until(lambda: any(s.number > 3 for s in master.sessions))
+        assert (await master.run(shell("echo fine"))).stdout == b"fine\n"
+    assert [log["event"] for log in logs if log["event"].startswith("link_")] == [
+        "link_down",
+        "link_up",
+    ]
+
+
+async def test_a_master_that_is_away_for_long_is_logged_once(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    with capture_logs() as logs:
+        await master.close()
+        await trio.sleep(0.5)  # time for several tries; that there were few would be no fault
+        await master.open()
+        await master.until_connected()
+        await master.run(shell("true"))
+    events = [log["event"] for log in logs if log["event"].startswith("link_")]
+    assert events == ["link_down", "link_up"]
+
+
+async def test_a_drain_that_the_master_orders_lasts_as_long_as_the_link(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    last = master.sessions[-1]
+    last.send(DrainNotice())
+    refusal = await master.until_refused(master.assign(shell("true")))
+    assert refusal.kind is RefusalKind.BUSY
+    master.cut()
+    await next_session(master, last)
+    assert (await master.run(shell("echo fine"))).stdout == b"fine\n"
+
+
+async def test_a_forgotten_token_is_replaced_on_the_way(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    last = master.sessions[-1]
+    master.tokens.clear()
+    master.cut()
+    await next_session(master, last)
+    assert (await master.run(shell("echo fine"))).stdout == b"fine\n"
