@@ -1,0 +1,137 @@
+"""Commands about accounts: who one is, and how others come in."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, ClassVar
+
+import click
+
+from hivemind.cli.lazy import Command, LazyGroup
+from hivemind.cli.options import DURATION
+from hivemind.cli.output import json_option
+
+if TYPE_CHECKING:
+    from hivemind.client import Client
+
+_MOST_PASSWORD_BYTES = 4096
+_password_option = click.option(
+    "--password-stdin", "from_stdin", is_flag=True, help="Read the password from standard input."
+)
+
+
+class _AccountCommands(LazyGroup):
+    commands_at: ClassVar = {
+        "register": "hivemind.cli.accounts:register",
+        "login": "hivemind.cli.accounts:login",
+        "logout": "hivemind.cli.accounts:logout",
+        "whoami": "hivemind.cli.accounts:whoami",
+        "invite": "hivemind.cli.accounts:invite",
+    }
+
+
+@click.group(cls=_AccountCommands)
+def account() -> None:
+    """Make an account, log in and out, let others in."""
+
+
+@click.command(cls=Command)
+@click.argument("name", metavar="NAME")
+@click.option("--invite", "code", default="", metavar="CODE", help="The invitation you were given.")
+@_password_option
+def register(name: str, code: str, from_stdin: bool) -> None:
+    """Make an account. Some pools ask for an invitation."""
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+
+    password = _password(name, from_stdin=from_stdin, is_new=True)
+    with_client(lambda client: client.register(name, password, code))
+    say(f"account {name} made; log in with `hivemind account login {name}`")
+
+
+@click.command(cls=Command)
+@click.argument("name", metavar="NAME")
+@_password_option
+def login(name: str, from_stdin: bool) -> None:
+    """Log in, for the commands that follow."""
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+
+    password = _password(name, from_stdin=from_stdin, is_new=False)
+
+    async def enter(client: "Client") -> str:
+        client.remember(name, await client.login(name, password))
+        return client.address
+
+    say(f"logged in to {with_client(enter)} as {name}")
+    if os.environ.get("HIVEMIND_TOKEN"):
+        from hivemind.cli.faults import complain
+
+        complain("HIVEMIND_TOKEN is set and goes before this login; unset it")
+
+
+@click.command(cls=Command)
+def logout() -> None:
+    """Make the token that you are logged in with worthless, and forget it."""
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+
+    async def leave(client: "Client") -> str:
+        await client.logout()
+        client.forget()
+        return client.address
+
+    say(f"logged out of {with_client(leave)}")
+
+
+@click.command(cls=Command)
+@json_option
+def whoami(as_json: bool) -> None:
+    """Show which account your commands act for, and where."""
+    from hivemind.cli.output import output_for
+    from hivemind.cli.session import with_client
+    from hivemind.core.messages import Identity
+
+    async def ask(client: "Client") -> tuple[Identity, str]:
+        return await client.whoami(), client.address
+
+    identity, address = with_client(ask)
+    output_for(as_json).identity(identity, address)
+
+
+@click.command(cls=Command)
+@click.option("--ttl", "ttl_s", type=DURATION, help="How long it is good for, such as 24h.")
+@json_option
+def invite(ttl_s: float | None, as_json: bool) -> None:
+    """Print a one-time code with which somebody may make an account."""
+    from hivemind.cli.output import output_for
+    from hivemind.cli.session import with_client
+
+    secret = with_client(lambda client: client.create_invite(ttl_s or 0.0))
+    output_for(as_json).secret("invite", secret)
+
+
+def _password(name: str, *, from_stdin: bool, is_new: bool) -> str:
+    """Asked for on the terminal, twice where it is new, or read from standard input."""
+    from hivemind.cli.faults import CommandFailed
+
+    if from_stdin:
+        return _password_from_stdin()
+    if not sys.stdin.isatty():
+        raise CommandFailed("no terminal to ask for the password on; use --password-stdin")
+    return str(
+        click.prompt(f"Password for {name}", hide_input=True, confirmation_prompt=is_new, err=True)
+    )
+
+
+def _password_from_stdin() -> str:
+    """The whole input but its last newline, so that a password may hold anything else."""
+    from hivemind.cli.faults import CommandFailed
+
+    data = sys.stdin.buffer.read(_MOST_PASSWORD_BYTES + 1)
+    try:
+        password = data.removesuffix(b"\n").removesuffix(b"\r").decode()
+    except UnicodeDecodeError as error:
+        raise CommandFailed("the password on standard input is not UTF-8") from error
+    if not password or len(data) > _MOST_PASSWORD_BYTES:
+        raise CommandFailed("standard input holds no password, or one that is far too long")
+    return password

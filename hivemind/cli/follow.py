@@ -1,0 +1,80 @@
+"""Commands that look on while tasks run: ``logs`` and ``wait``. Interrupting them stops no task."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from hivemind.cli.lazy import Command
+
+if TYPE_CHECKING:
+    from hivemind.client import Client
+    from hivemind.core.records import Task
+
+
+@click.command(cls=Command)
+@click.option(
+    "-f", "--follow", "is_following", is_flag=True, help="Go on until the task has ended."
+)
+@click.argument("task_id", metavar="ID")
+def logs(task_id: str, is_following: bool) -> None:
+    """Print a task's output, its stdout on stdout and its stderr on stderr."""
+    from contextlib import aclosing
+
+    from hivemind.cli.session import with_client
+    from hivemind.cli.streams import output_writer
+    from hivemind.core.messages import AttemptOutput
+
+    async def show(client: "Client") -> None:
+        writer = output_writer()
+        async with aclosing(client.watch(task_id, until_now=not is_following)) as items:
+            async for item in items:
+                if isinstance(item, AttemptOutput):
+                    await writer.write(item)
+
+    with_client(show)
+
+
+@click.command(cls=Command)
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+def wait(task_ids: tuple[str, ...]) -> int:
+    """Wait until all of the tasks have ended; exit with 0 if all succeeded, else 1."""
+    import trio
+
+    from hivemind.cli.faults import complain
+    from hivemind.cli.session import with_client
+    from hivemind.client.errors import ClientError
+    from hivemind.core.records import TaskState
+
+    ends: dict[str, Task | ClientError] = {}
+
+    async def wait_for_all(client: "Client") -> None:
+        async def wait_for(task_id: str) -> None:
+            try:
+                ends[task_id] = await client.wait(task_id)
+            except ClientError as error:
+                ends[task_id] = error
+
+        async with trio.open_nursery() as waits:
+            for task_id in dict.fromkeys(task_ids):
+                waits.start_soon(wait_for, task_id)
+
+    with_client(wait_for_all)
+    status = 0
+    for task_id in dict.fromkeys(task_ids):
+        end = ends[task_id]
+        if isinstance(end, ClientError):
+            complain(f"{task_id}: {end}")
+            status = 1
+        elif end.state is not TaskState.SUCCEEDED:
+            complain(_how_it_ended(end))
+            status = 1
+    return status
+
+
+def _how_it_ended(task: "Task") -> str:
+    from hivemind.core.wording import one_line
+
+    words = task.state.value.replace("_", " ")
+    if task.exit_code:
+        words += f" with exit status {task.exit_code}"
+    return one_line(f"task {task.id} {words}" + (f": {task.detail}" if task.detail else ""))

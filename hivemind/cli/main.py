@@ -1,0 +1,89 @@
+"""The console script ``hivemind``: finds the command, and makes an exit status of how it went."""
+
+import sys
+
+import click
+
+from hivemind.cli.faults import complain, die_of_broken_pipe
+from hivemind.cli.lazy import LazyGroup
+
+MISUSE = 2
+INTERRUPTED = 130
+
+_COMMANDS = {
+    "up": "hivemind.cli.daemons:up",
+    "master": "hivemind.cli.daemons:master",
+    "worker": "hivemind.cli.daemons:worker",
+    "run": "hivemind.cli.run:run",
+    "submit": "hivemind.cli.submit:submit",
+    "wait": "hivemind.cli.follow:wait",
+    "logs": "hivemind.cli.follow:logs",
+    "stop": "hivemind.cli.tasks:stop",
+    "result": "hivemind.cli.tasks:result",
+    "ps": "hivemind.cli.tasks:ps",
+    "show": "hivemind.cli.tasks:show",
+    "explain": "hivemind.cli.tasks:explain",
+    "nodes": "hivemind.cli.nodes:nodes",
+    "node": "hivemind.cli.nodes:node",
+    "account": "hivemind.cli.accounts:account",
+    "whoami": "hivemind.cli.accounts:whoami",
+}
+
+
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from hivemind import version
+
+    click.echo(f"hivemind {version()}")
+    context.exit()
+
+
+class _Commands(LazyGroup):
+    commands_at = _COMMANDS
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Print the version and exit.",
+)
+def cli() -> None:
+    """A handful of Linux machines as one compute pool; every task in a fresh sandbox.
+
+    Start a pool with `hivemind up`, and in another terminal run something on it with
+    `hivemind run hello.py` or `hivemind run -- COMMAND`.
+    """
+
+
+def main() -> None:
+    """Run the command that the arguments name, and exit with its status."""
+    sys.exit(run_main(sys.argv[1:]))
+
+
+def run_main(arguments: list[str]) -> int:
+    """The exit status of one command line; never raises."""
+    try:
+        status = cli.main(args=arguments, prog_name="hivemind", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return MISUSE
+    except click.UsageError as error:
+        where = f"; see `{error.ctx.command_path} --help`" if error.ctx is not None else ""
+        complain(error.format_message().rstrip(".") + where)
+        return MISUSE
+    except click.ClickException as error:
+        complain(error.format_message())
+        return 1
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        die_of_broken_pipe()
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,150 @@
+"""The JSON documents of every listing. Their keys are promised: they may grow, never change.
+
+Sizes are bytes, ``*_s`` are seconds, ``*_millis`` are thousandths, and ``*_at`` are seconds since
+the epoch; what is not known, or has not happened, is null.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hivemind.core.explain import Explanation
+    from hivemind.core.messages import Identity, NodeView, Secret, TaskDetail
+    from hivemind.core.records import Attempt, Task
+
+Document = dict[str, Any]
+
+
+def task_shape(task: "Task") -> Document:
+    """One task of ``ps``; ``show`` adds its attempts."""
+    needs = task.requirements
+    return {
+        "id": task.id,
+        "name": task.name,
+        "account": task.account,
+        "client_id": task.client_id,
+        "state": task.state.value,
+        "reason": None if task.reason is None else task.reason.value,
+        "detail": task.detail,
+        "exit_code": task.exit_code,
+        "policy": task.policy,
+        "priority": task.priority,
+        "requirements": {
+            "cpu_millis": needs.cpu_millis,
+            "memory_bytes": needs.memory_bytes,
+            "scratch_bytes": needs.scratch_bytes,
+            "gpus": needs.gpus,
+            "gpu_memory_bytes": needs.gpu_memory_bytes,
+            "gpu_name": needs.gpu_name,
+            "location": needs.location,
+        },
+        "wall_s": task.wall_s,
+        "attempt": task.attempt,
+        "retries": task.retries,
+        "failures": task.failures,
+        "crashes": task.crashes,
+        "stop_requested": task.stop_requested,
+        "stopped_by": task.stopped_by,
+        "node_id": task.node_id,
+        "submitted_at": task.submitted_at,
+        "started_at": task.started_at,
+        "finished_at": task.finished_at,
+    }
+
+
+def _attempt_shape(attempt: "Attempt") -> Document:
+    return {
+        "number": attempt.number,
+        "node_id": attempt.node_id,
+        "outcome": None if attempt.outcome is None else attempt.outcome.value,
+        "reason": None if attempt.reason is None else attempt.reason.value,
+        "detail": attempt.detail,
+        "exit_code": attempt.exit_code,
+        "usage": {
+            "wall_s": attempt.usage.wall_s,
+            "cpu_s": attempt.usage.cpu_s,
+            "memory_peak_bytes": attempt.usage.memory_peak_bytes,
+        },
+        "result_bytes": attempt.result_bytes,
+        "assigned_at": attempt.assigned_at,
+        "started_at": attempt.started_at,
+        "ended_at": attempt.ended_at,
+    }
+
+
+def detail_shape(detail: "TaskDetail") -> Document:
+    """``show``."""
+    return task_shape(detail.task) | {"attempts": [_attempt_shape(a) for a in detail.attempts]}
+
+
+def node_shape(node: "NodeView") -> Document:
+    """One node of ``nodes``."""
+    capacity = node.capacity
+    vitals = node.vitals
+    return {
+        "id": node.id,
+        "name": node.name,
+        "account": node.account,
+        "status": node.status,
+        "draining": node.draining,
+        "limits": node.limits,
+        "sandbox": node.sandbox,
+        "trust": node.trust,
+        "hostname": node.hostname,
+        "version": node.version,
+        "running": node.running,
+        "capacity": {
+            "slots": capacity.slots,
+            "cpu_millis": capacity.cpu_millis,
+            "memory_bytes": capacity.memory_bytes,
+            "gpus": capacity.gpus,
+            "gpu_memory_bytes": capacity.gpu_memory_bytes,
+            "gpu_name": capacity.gpu_name,
+            "location": capacity.location,
+        },
+        "reserved": {
+            "cpu_millis": node.cpu_millis_reserved,
+            "memory_bytes": node.memory_bytes_reserved,
+        },
+        "vitals": None
+        if vitals is None
+        else {
+            "cpu_percent": vitals.cpu_percent,
+            "memory_used_bytes": vitals.memory_used_bytes,
+            "memory_total_bytes": vitals.memory_total_bytes,
+            "load_1m": vitals.load_1m,
+            "disk_free_bytes": vitals.disk_free_bytes,
+            "running": vitals.running,
+            "gpu_percent": vitals.gpu_percent,
+            "gpu_memory_used_bytes": vitals.gpu_memory_used_bytes,
+        },
+        "last_seen_at": node.last_seen_at,
+    }
+
+
+def identity_shape(identity: "Identity", address: str) -> Document:
+    """``whoami``."""
+    return {
+        "account": identity.account,
+        "role": identity.role.value,
+        "email": identity.email,
+        "created_at": identity.created_at,
+        "token_expires_at": identity.expires_at,
+        "master": address,
+    }
+
+
+def explanation_shape(task_id: str, explanation: "Explanation") -> Document:
+    """``explain``."""
+    return {
+        "id": task_id,
+        "headline": explanation.headline,
+        "causes": [
+            {"kind": cause.kind, "text": cause.text, "count": cause.count}
+            for cause in explanation.causes
+        ],
+    }
+
+
+def secret_shape(key: str, secret: "Secret") -> Document:
+    """``node token`` and ``account invite``: the secret under its own name."""
+    return {key: secret.text, "expires_at": secret.expires_at}

@@ -1,0 +1,61 @@
+"""A task's output as raw bytes on this process's own streams."""
+
+import os
+import select
+import stat
+
+import attrs
+import trio
+
+from hivemind.core.messages import AttemptOutput
+from hivemind.core.records import OutputStream
+
+STDOUT_FD = 1
+STDERR_FD = 2
+_FDS = {OutputStream.STDOUT: STDOUT_FD, OutputStream.STDERR: STDERR_FD}
+
+
+@attrs.frozen
+class OutputWriter:
+    """Writes each piece whole before the next, so that the streams keep their order."""
+
+    _is_file: dict[int, bool]
+
+    async def write(self, output: AttemptOutput) -> None:
+        """Hand one piece to the system.
+
+        A reader that is slow makes this wait without holding up signals or the connection, so it
+        may be cancelled in the middle of a piece.
+
+        Raises:
+            BrokenPipeError: the reader has gone away.
+        """
+        descriptor = _FDS[output.chunk.stream]
+        if self._is_file[descriptor]:
+            _write_all(descriptor, output.chunk.data)
+        else:
+            await trio.to_thread.run_sync(
+                _write_all, descriptor, output.chunk.data, abandon_on_cancel=True
+            )
+
+
+def output_writer() -> OutputWriter:
+    """A writer for what standard output and standard error are now."""
+    return OutputWriter({descriptor: _is_regular(descriptor) for descriptor in _FDS.values()})
+
+
+def _is_regular(descriptor: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            # Whoever started this shares the pipe with us and has made it non-blocking.
+            select.select([], [descriptor], [])
