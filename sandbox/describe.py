@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from sandbox.controllers import OVERHEAD_PIDS
+from sandbox.machine import kernel_version
 from sandbox.python import find_python
-from sandbox.spec import Spec
+from sandbox.spec import Limits, Spec
 
 _INODE_BYTES = 4096
+_PROCESSES_PER_NAMESPACE = (5, 14)
 _LEAST_INODES = 64
 
 
@@ -34,8 +37,7 @@ def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
             "file_bytes": limits.file_bytes,
             "cpu_s": limits.cpu_s,
         },
-        # Without a cgroup: a backstop behind the watchdog, with room for the stacks of threads.
-        "data_bytes": None if with_cgroup else 2 * limits.memory_bytes,
+        "without_cgroup": None if with_cgroup else _without_cgroup(limits),
         "quotas": [
             ("task", limits.scratch_bytes, limits.scratch_inodes),
             ("tmp", limits.tmp_bytes, _inodes(limits.tmp_bytes)),
@@ -48,6 +50,15 @@ def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
         "archive": archive,
         "binds": binds,
         "output_dir": spec.output_dir,
+    }
+
+
+def _without_cgroup(limits: Limits) -> dict[str, int]:
+    return {
+        # A backstop behind the watchdog, with room for the stacks of threads.
+        "data_bytes": 2 * limits.memory_bytes,
+        "processes": limits.pids + OVERHEAD_PIDS,
+        "count_per_namespace": kernel_version() >= _PROCESSES_PER_NAMESPACE,
     }
 
 

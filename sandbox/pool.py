@@ -10,11 +10,12 @@ from typing import Any, Literal
 import attrs
 import trio
 
-from sandbox.bubblewrap import Bubblewrap, find_bubblewrap
+from sandbox.bubblewrap import Bubblewrap
 from sandbox.cgroups import PoolCgroup, open_pool_cgroup
 from sandbox.errors import Finding, SetupFailed, Unavailable
 from sandbox.ids import choose_ids
 from sandbox.link import SpawnerLink, open_link
+from sandbox.machine import require_bubblewrap
 from sandbox.result import Chunk, CompletedRun, Stream
 from sandbox.run import Run
 from sandbox.spec import Limits, Spec
@@ -112,9 +113,7 @@ async def open_pool(config: PoolConfig | None = None) -> AsyncIterator[Pool]:
         Unavailable: isolation would not be whole, or limits are to be "cgroup" and there is none.
     """
     config = config or PoolConfig()
-    bubblewrap = find_bubblewrap()
-    if isinstance(bubblewrap, Finding):
-        raise Unavailable((bubblewrap,))
+    bubblewrap = require_bubblewrap()
     failure: Exception | None = None
     async with contextlib.AsyncExitStack() as stack:
         cgroup = None

@@ -27,9 +27,9 @@ class Python:
     env: tuple[tuple[str, str], ...]
 
 
-def find_python() -> Python:
-    """The host's /usr/bin/python3 where there is one, else the interpreter that runs this."""
-    if Path("/usr/bin/python3").exists():
+def find_python(system: Path = Path("/usr/bin/python3")) -> Python:
+    """The host's own Python where there is one, else the interpreter that runs this."""
+    if system.exists():
         return Python(prefix=None, env=(("PATH", SYSTEM_PATH),))
     prefix = Path(sys.base_prefix).resolve()
     if prefix.is_relative_to("/usr"):

@@ -297,6 +297,8 @@ class Run:
             self._kill()
 
     def _kill(self) -> None:
+        if self._pidfd < 0:
+            return
         # Its first process first: as pid 1 it takes everything with it, and it can no longer
         # report an exit code that is our own doing.
         with contextlib.suppress(ProcessLookupError):

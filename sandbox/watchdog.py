@@ -15,7 +15,6 @@ from pathlib import Path
 
 import trio
 
-from sandbox.controllers import OVERHEAD_PIDS
 from sandbox.result import Reason
 from sandbox.spec import Limits
 
@@ -66,12 +65,10 @@ class Watchdog:
         children = _read_children()
         for watched in list(self._watched):
             tree = _descendants(watched.pid, children)
-            processes = len(tree) + sum(max(0, _threads(pid) - 1) for pid in tree)
             memory_bytes = _memory_bytes(tree, watched.limits.memory_bytes)
             watched.memory_peak_bytes = max(watched.memory_peak_bytes, memory_bytes)
-            too_many = processes > watched.limits.pids + OVERHEAD_PIDS
             watched.cpu_s = max(watched.cpu_s, _cpu_s(tree))
-            if too_many or memory_bytes > watched.limits.memory_bytes:
+            if memory_bytes > watched.limits.memory_bytes:
                 watched.end(Reason.OUT_OF_MEMORY)
             elif watched.limits.cpu_s is not None and watched.cpu_s >= watched.limits.cpu_s:
                 watched.end(Reason.CPU_TIME_LIMIT)
@@ -107,11 +104,6 @@ def _descendants(pid: int, children: dict[int, list[int]]) -> list[int]:
     for known in tree:
         tree += children.get(known, ())
     return tree
-
-
-def _threads(pid: int) -> int:
-    fields = _stat(pid)
-    return int(fields[17]) if fields else 0
 
 
 def _cpu_s(tree: list[int]) -> float:

@@ -62,8 +62,8 @@ def become_sandbox(
         else:
             linux.drop_capabilities()
         linux.no_new_privileges()
-        if start["data_bytes"] is not None:
-            _limit(resource.RLIMIT_DATA, start["data_bytes"])
+        if start["without_cgroup"] is not None:
+            _limit_without_cgroup(start["without_cgroup"], as_root=as_root)
         stage.stage(inputs, f"/pool/slots/{slot}/task", start)
         words = bwrap.build_options(
             slot, start["env"], [target for _, target in start["binds"]], _SECCOMP_FD, _STATUS_FD
@@ -110,6 +110,26 @@ def _limit(which: int, value: int) -> None:
     if hard != resource.RLIM_INFINITY:
         value = min(value, hard)
     resource.setrlimit(which, (value, value))
+
+
+def _limit_without_cgroup(limits: dict[str, int], *, as_root: bool) -> None:
+    """What rlimits can do where there is no cgroup.
+
+    The number of processes is counted per user, and since Linux 5.14 per user namespace: as root
+    the slot's uid is this run's alone, else the run gets a user namespace of its own to be counted
+    in. On an older kernel all of the user's processes would count, so there the limit is left out.
+    """
+    _limit(resource.RLIMIT_DATA, limits["data_bytes"])
+    if not as_root:
+        if not limits["count_per_namespace"]:
+            return
+        ids = (("uid_map", os.getuid()), ("gid_map", os.getgid()))
+        linux.unshare(linux.CLONE_NEWUSER)
+        for name, number in ids:
+            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+                file.write(f"{number} {number} 1")
+        linux.drop_capabilities()
+    _limit(resource.RLIMIT_NPROC, limits["processes"])
 
 
 def _apply_limits(limits: dict[str, Any]) -> None:
