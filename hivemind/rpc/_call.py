@@ -85,8 +85,10 @@ class Call:
             if self._terminated is None and not stream.is_closed:
                 await self._finish(stream, refused, context)
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLEANUP_S):
-                await stream.release()
+            stream.give_back()
+            if stream.has_upload:
+                with trio.move_on_after(CLEANUP_S, shield=True):
+                    await stream.remove_upload()
 
     def _context(self, request: Request) -> CallContext:
         peer = self._h2_stream.connection.get_peer()

@@ -87,6 +87,7 @@ class CallStream(ServerCallStream[R, S]):
         self._context = context
         self._held = Reservation(setting.budget)
         self._has_message = False
+        self.has_upload = False
         self._uploads = AsyncExitStack()
 
     async def recv_message(self) -> R | None:
@@ -122,12 +123,11 @@ class CallStream(ServerCallStream[R, S]):
         spool = self._setting.spool
         if spooled is not None and spool is not None:
             limit = spool.max_bytes + spooled.rest_bytes
-        # A stranger's first message has a deadline; everyone else may be silent on a stream.
-        wait_s = config.first_message_s if is_stranger and not self._has_message else float("inf")
-        with trio.move_on_after(wait_s) as waiting:
+        if is_stranger and not self._has_message:
+            length = await self._first_prefix(limit)
+        else:
+            # Whoever is known, or has begun, may be silent for as long as it likes.
             length = await _messages.read_prefix(buffer, limit)
-        if waiting.cancelled_caught:
-            raise fail(None, Status.DEADLINE_EXCEEDED, "no request came in time")
         if length is None:
             return None
         if length > BUDGETED_BYTES and spooled is None:
@@ -139,9 +139,18 @@ class CallStream(ServerCallStream[R, S]):
             return await self._spool_body(spool, length, spooled, deadline_s)
         return await _messages.read_body(buffer, length, deadline_s)
 
+    async def _first_prefix(self, limit: int) -> int | None:
+        buffer = self.h2_stream.buffer
+        if buffer.unacked_size() >= _messages.PREFIX_BYTES:
+            return await _messages.read_prefix(buffer, limit)
+        with trio.move_on_after(self._setting.config.first_message_s):
+            return await _messages.read_prefix(buffer, limit)
+        raise fail(None, Status.DEADLINE_EXCEEDED, "no request came in time")
+
     async def _spool_body(
         self, spool: Spool, length: int, spooled: SpooledField, deadline_s: float
     ) -> bytes:
+        self.has_upload = True
         file = await self._uploads.enter_async_context(
             spool.open_file(announced_bytes=max(0, length - spooled.rest_bytes))
         )
@@ -149,7 +158,10 @@ class CallStream(ServerCallStream[R, S]):
         self._context.upload = file
         return rest
 
-    async def release(self) -> None:
-        """Give back what the call held, and remove an upload that was not kept."""
+    def give_back(self) -> None:
+        """Give back what the call held of the budget."""
         self._held.release()
+
+    async def remove_upload(self) -> None:
+        """Remove the upload unless it was kept; only where `has_upload`."""
         await self._uploads.aclose()

@@ -71,6 +71,8 @@ async def read_body(buffer: Buffer, length: int, deadline_s: float) -> bytes:
         CallRefused: they did not arrive within `deadline_s` (DEADLINE_EXCEEDED).
         TruncatedMessage: the stream ended before them.
     """
+    if buffer.unacked_size() >= length:
+        return await buffer.read(length)
     with trio.move_on_after(deadline_s):
         return await buffer.read(length)
     raise fail(None, Status.DEADLINE_EXCEEDED, f"{length} bytes did not arrive in time")

@@ -5,6 +5,7 @@ betterproto2's stub starts an asyncio task for calls that stream both ways and l
 stream replies to the garbage collector. `bind` gives the same stub with both done here.
 """
 
+import functools
 from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any, TypeVar, cast
 
@@ -33,8 +34,12 @@ def bind(
     Replies that stream are to be read within `contextlib.aclosing(...)`: leaving that cancels the
     call at the server at once.
     """
-    bound = type(stub.__name__, (_TrioStub, stub), {})
-    return cast("StubT", bound(channel, timeout=timeout, metadata=metadata))
+    return cast("StubT", _on_trio(stub)(channel, timeout=timeout, metadata=metadata))
+
+
+@functools.cache
+def _on_trio(stub: type[ServiceStub]) -> type[ServiceStub]:
+    return type(stub.__name__, (_TrioStub, stub), {})
 
 
 class _TrioStub(StubBase):

@@ -172,7 +172,9 @@ async def test_calls_without_a_token_are_few_on_one_connection() -> None:
         assert (await client.unary("/hmtest.Echo/Unary", Ping()))["grpc-status"] == "8"
         client.h2.reset_stream(1)
         await client.flush()
-        assert (await client.unary("/hmtest.Echo/Unary", Ping()))["grpc-status"] == "0"
+        with trio.fail_after(5):
+            while (await client.unary("/hmtest.Echo/Unary", Ping()))["grpc-status"] != "0":
+                pass
 
 
 async def test_a_fault_of_a_connection_is_logged_and_ends_no_other(
