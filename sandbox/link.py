@@ -233,28 +233,28 @@ def _kill_all(pidfds: list[int]) -> None:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
 
+_SETTINGS = (
+    (
+        Path("/proc/sys/kernel/unprivileged_userns_clone"),
+        "0",
+        "sysctl kernel.unprivileged_userns_clone=1",
+    ),
+    (
+        Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
+        "1",
+        "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or give this Python an AppArmor "
+        "profile that allows userns",
+    ),
+    (Path("/proc/sys/user/max_user_namespaces"), "0", "sysctl user.max_user_namespaces=10000"),
+)
+
+
 def explain_refusal(step: str, error: str) -> Finding:
     """The finding for namespaces or mounts that the kernel refused, with what usually mends it."""
-    for path, bad, remedy in (
-        (
-            "/proc/sys/kernel/unprivileged_userns_clone",
-            "0",
-            "sysctl kernel.unprivileged_userns_clone=1",
-        ),
-        (
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-            "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or give this Python an "
-            "AppArmor profile that allows userns",
-        ),
-        ("/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"),
-    ):
-        try:
-            value = Path(path).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if value == bad:
-            return Finding(name=step, ok=False, detail=error, remedy=f"as root: {remedy}")
+    for path, bad, remedy in _SETTINGS:
+        with contextlib.suppress(OSError):
+            if path.read_text(encoding="ascii").strip() == bad:
+                return Finding(name=step, ok=False, detail=error, remedy=f"as root: {remedy}")
     return Finding(
         name=step,
         ok=False,

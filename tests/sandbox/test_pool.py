@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -223,3 +225,43 @@ def test_an_old_bubblewrap_is_named_in_the_refusal(
     found = bubblewrap.find_bubblewrap()
     assert isinstance(found, Finding)
     assert found.detail == f"{old} is 0.4.1, older than 0.8"
+
+
+async def test_many_runs_leave_no_descriptor_and_no_mount_behind(any_pool: sandbox.Pool) -> None:
+    spawner = max(pid for pid in processes_with("spawner/__main__.py") if _is_ours(pid))
+
+    def counted() -> tuple[int, int, int]:
+        return (
+            _entries("/proc/self/fd"),
+            _entries(f"/proc/{spawner}/fd"),
+            len(_read(f"/proc/{spawner}/mountinfo").splitlines()),
+        )
+
+    async def some() -> None:
+        for script in ("echo x >output/x", "exit 3", "kill -9 $$"):
+            async with any_pool.open_run(shell(script, stdin=Path("/etc/passwd"))) as run:
+                await run.wait()
+                await run.collect(io.BytesIO(), max_bytes=100, max_files=10)
+        missing = sandbox.StagedFile(source=Path("/missing"), name="x")
+        with pytest.raises(sandbox.BadSpec):
+            await sandbox.run_in(any_pool, shell("true", files=(missing,)))
+
+    await some()
+    before = counted()
+    for _ in range(5):
+        await some()
+    assert counted() == before
+
+
+def _entries(folder: str) -> int:
+    return len(list(Path(folder).iterdir()))
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process descends from this one; others run the same programs beside us."""
+    with contextlib.suppress(OSError):
+        while pid > 1:
+            if pid == os.getpid():
+                return True
+            pid = int(_read(f"/proc/{pid}/stat").rpartition(")")[2].split()[1])
+    return False

@@ -1,0 +1,50 @@
+"""How evidence becomes a result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sandbox import Reason, Usage
+from sandbox.judge import Evidence, judge
+
+_NOTHING: dict[str, Any] = {
+    "exit_code": None,
+    "killed_for": None,
+    "out_of_memory": False,
+    "over_output": False,
+    "cpu_limit_s": None,
+    "usage": Usage(wall_s=1.0, cpu_s=2.0, memory_peak_bytes=3),
+}
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason", "code", "number"),
+    [
+        ({"exit_code": 0}, Reason.EXITED, 0, None),
+        ({"exit_code": 200}, Reason.EXITED, 200, None),
+        ({"exit_code": 130}, Reason.SIGNALLED, 130, 2),
+        ({"exit_code": 128 + 17}, Reason.EXITED, 145, None),
+        ({"killed_for": Reason.TIME_LIMIT}, Reason.TIME_LIMIT, 124, None),
+        ({"killed_for": Reason.STOPPED}, Reason.STOPPED, 143, None),
+        ({"exit_code": 0, "killed_for": Reason.TIME_LIMIT}, Reason.EXITED, 0, None),
+        ({"exit_code": 0, "killed_for": Reason.STOPPED}, Reason.EXITED, 0, None),
+        ({"exit_code": 137, "out_of_memory": True}, Reason.OUT_OF_MEMORY, 137, None),
+        ({"out_of_memory": True, "killed_for": Reason.STOPPED}, Reason.OUT_OF_MEMORY, 137, None),
+        ({"exit_code": 0, "over_output": True}, Reason.OUTPUT_LIMIT, 137, None),
+        ({"exit_code": 152, "cpu_limit_s": 2.0}, Reason.CPU_TIME_LIMIT, 124, None),
+        ({"exit_code": 152, "cpu_limit_s": 2.1}, Reason.SIGNALLED, 152, 24),
+        ({"exit_code": 152}, Reason.SIGNALLED, 152, 24),
+    ],
+)
+def test_the_reason_follows_from_what_was_seen(
+    seen: dict[str, Any], reason: Reason, code: int, number: int | None
+) -> None:
+    result = judge(Evidence(**{**_NOTHING, **seen}))
+    assert result is not None
+    assert (result.reason, result.exit_code, result.signal) == (reason, code, number)
+
+
+def test_a_program_that_never_ran_has_no_result() -> None:
+    assert judge(Evidence(**_NOTHING)) is None
