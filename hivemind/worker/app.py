@@ -127,13 +127,22 @@ class Worker:
         self.address = (_SERVER_HOST, self._listeners[0].socket.getsockname()[1])
 
     def services(self) -> Sequence[Service]:
-        """In the order of their start; the link ends first, since it speaks of the others."""
+        """In the order of their start."""
         return (
             Service(name="server", run=self._serve),
-            Service(name="runner", run=self._runner.run, stop_grace_s=30.0),
             # Started at the first welcome, and a master may be away for long.
-            Service(name="link", run=self._link.run, start_within_s=math.inf),
+            Service(name="work", run=self._work, start_within_s=math.inf, stop_grace_s=30.0),
         )
+
+    async def _work(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Runner and link, each of which makes no sense without the other.
+
+        If one of them ever fails, both begin anew, and the next hello tells what is still held.
+        """
+        async with trio.open_nursery() as both:
+            await both.start(self._runner.run)
+            await both.start(self._link.run)
+            task_status.started()
 
     async def _serve(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -307,6 +316,7 @@ def _own_home(home: Path) -> Iterator[Path]:
 
 
 async def _refuse_token(token: str, peer: str) -> Principal:
+    await trio.lowlevel.checkpoint()
     raise InvalidToken("this worker serves nothing that a token would open")
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 import attrs
 
 from hivemind.core.records import OutputChunk, OutputStream
-from hivemind.worker.durable import sync
 
 _HEADER = struct.Struct(">BHd")
 _FRAME_BYTES = 0xFFFF
@@ -132,13 +131,14 @@ class AttemptLog:
             written += os.pwrite(self._descriptor, data[written:], position + written)
 
     def seal(self) -> None:
-        """Nothing more will come: have the whole log on disk, and hold no descriptor of it.
+        """Nothing more will come: the file is whole now, though perhaps not yet on disk.
 
-        Blocks, so give it a thread; may be repeated. Raises OSError where the disk will not.
+        To be called where the log is read, since that goes on without the descriptor. May be
+        repeated. Raises OSError where the disk will not.
         """
-        self._close_frame()
-        sync(self.path)
-        self.close()
+        if self._descriptor is not None:
+            self._close_frame()
+            self.close()
 
     def close(self) -> None:
         """Give up the descriptor; for a log that nobody will read or append to any more."""

@@ -18,6 +18,7 @@ from hivemind.core.records import (
     RefusalKind,
     TaskSpec,
 )
+from hivemind.core.sizes import show_size
 from hivemind.core.wording import one_line
 from hivemind.worker.archive_entry import find_entry
 from hivemind.worker.attempt_log import AttemptLog
@@ -29,6 +30,8 @@ from hivemind.worker.outbox import AttemptFolder, Outbox
 from hivemind.worker.transfers import NotWanted, TransferFailed, Transfers
 
 _MOST_RESULT_FILES = 50_000
+_TAR_OVERHEAD_BYTES = 16 * 1024 * 1024
+"""What headers and padding may add to the files; the master allows for as much."""
 _STREAMS = {
     sandbox.Stream.STDOUT: OutputStream.STDOUT,
     sandbox.Stream.STDERR: OutputStream.STDERR,
@@ -192,20 +195,28 @@ class Execution:
                     file, max_bytes=self.spec.result_bytes, max_files=_MOST_RESULT_FILES
                 )
         except sandbox.CollectFailed as error:
-            path.unlink(missing_ok=True)
-            detail = one_line(f"its result cannot be kept: {error}")
-            if ending.outcome is Outcome.SUCCEEDED:
-                return attrs.evolve(
-                    ending, outcome=Outcome.FAILED, reason=Reason.BAD_RESULT, detail=detail
-                )
-            return attrs.evolve(ending, detail=_joined(ending.detail, detail))
+            return self._without_result(ending, str(error))
+        size = path.stat().st_size
+        if size > self.spec.result_bytes + _TAR_OVERHEAD_BYTES:
+            return self._without_result(
+                ending, f"{collected.files} files take {show_size(size)} in a tar"
+            )
         if collected.skipped:
             left_out = f"left out of the result: {', '.join(collected.skipped)}"
             ending = attrs.evolve(ending, detail=one_line(_joined(ending.detail, left_out)))
         if not collected.files:
             path.unlink(missing_ok=True)
             return ending
-        return attrs.evolve(ending, result_bytes=path.stat().st_size)
+        return attrs.evolve(ending, result_bytes=size)
+
+    def _without_result(self, ending: Ending, why: str) -> Ending:
+        self._folder.result.unlink(missing_ok=True)
+        detail = one_line(f"its result cannot be kept: {why}")
+        if ending.outcome is Outcome.SUCCEEDED:
+            return attrs.evolve(
+                ending, outcome=Outcome.FAILED, reason=Reason.BAD_RESULT, detail=detail
+            )
+        return attrs.evolve(ending, detail=_joined(ending.detail, detail))
 
 
 def _joined(*parts: str) -> str:

@@ -38,8 +38,6 @@ class HeldAttempts:
     def __init__(self) -> None:
         self._by_ref: dict[AttemptRef, HeldAttempt] = {}
         self._changed = trio.Event()
-        self.abandonments = 0
-        """How often attempts were given up without a report."""
         self.refusals: deque[RefusedReport] = deque()
         """What is still to be said of attempts that are not run here, and so not held. A hello,
         which names all that is held, makes them needless."""

@@ -39,6 +39,8 @@ from hivemind.worker.transfers import NotWanted, Transfers
 
 _WELCOME_S = 15.0
 """How long the master may take to answer a hello; it may be loading a large store."""
+_STEADY_S = 10.0
+"""A connection that lasted for so long was a good one, and the next is tried at once."""
 _DELIVERIES = 2
 """How many large results travel at once: more would only share the same wire."""
 
@@ -117,37 +119,40 @@ class Link:
         has_started = False
 
         def welcomed() -> None:
-            nonlocal failures, has_started
-            failures = 0
+            nonlocal has_started
             self._note_connected()
             if not has_started:
                 has_started = True
                 task_status.started()
 
         while True:
+            began_at = trio.current_time()
             reason = await self._connect(welcomed)
             self._note_disconnected(reason)
-            failures += 1
+            # One that is welcomed and cut off again and again is as little use as none.
+            failures = 1 if trio.current_time() - began_at > _STEADY_S else failures + 1
             await trio.sleep(self._backoff.delay_s(failures, self._jitter()))
 
     async def _connect(self, welcomed: Callable[[], None]) -> str:
         """One connection from its hello to its end; why it ended."""
         reason = "the worker gave it up: its lease ran out"
         with trio.CancelScope() as self._session:
-            try:
-                async with self._dial.open(await self._identity.token()) as master:
-                    await self._converse(master, welcomed)
-                reason = "the master ended it"
-            except (RpcError, WorkerError) as error:
-                self._identity.forget_token()
-                reason = str(error)
-            except Exception as error:
-                log.exception("link_failed", master=self._dial.address)
-                reason = f"a fault of the worker: {type(error).__name__}"
+            reason = await self._try_to_converse(welcomed)
         return one_line(reason)
 
+    async def _try_to_converse(self, welcomed: Callable[[], None]) -> str:
+        try:
+            async with self._dial.open(await self._identity.token()) as master:
+                await self._converse(master, welcomed)
+        except (RpcError, WorkerError) as error:
+            self._identity.forget_token()
+            return str(error)
+        except Exception as error:
+            log.exception("link_failed", master=self._dial.address)
+            return f"a fault of the worker: {type(error).__name__}"
+        return "the master ended it"
+
     async def _converse(self, master: LinkClient, welcomed: Callable[[], None]) -> None:
-        abandonments = self._held.abandonments
         self._held.refusals.clear()
         hello = Hello(
             capabilities=self._capabilities, held=self._held.refs(), draining=self._draining
@@ -165,8 +170,6 @@ class Link:
                         for item in items:
                             if isinstance(item, Welcome):
                                 clock.cancel()
-                                if self._held.abandonments != abandonments:
-                                    raise LinkBroken("attempts ended while the hello was under way")
                                 self._on_welcome(item, conversation)
                                 session.start_soon(self._beat, conversation)
                                 welcomed()
@@ -246,15 +249,18 @@ class Link:
         try:
             async with self._delivery_slots:
                 await self._transfers.deliver(final_report(attempt, report), attempt.folder.result)
-        except NotWanted as error:
-            log.info(
-                "report_not_wanted",
-                task_id=report.ref.task_id,
-                attempt=report.ref.attempt,
-                reason=str(error),
-            )
+            reason = None
+        except (NotWanted, OSError) as error:
+            reason = str(error)
         finally:
             self._delivering.discard(attempt)
+        if reason is not None and report.ref in self._held:
+            log.error(
+                "result_not_delivered",
+                task_id=report.ref.task_id,
+                attempt=report.ref.attempt,
+                reason=reason,
+            )
         self._runner.acknowledge(report.ref, report.seq)
 
     # -- the lease, and what is logged ----------------------------------------------------------

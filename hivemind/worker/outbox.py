@@ -101,12 +101,14 @@ class Outbox:
         Raises OSError where the disk is full.
         """
         document = json.dumps(cattrs.unstructure(report)).encode()
+        if output is not None:
+            output.seal()
 
         def write() -> None:
             for needless in (folder.payload, folder.stdin):
                 needless.unlink(missing_ok=True)
             if output is not None:
-                output.seal()
+                sync(output.path)
             if report.ending.result_bytes:
                 sync(folder.result)
             write_durably(folder.path / _REPORT, document)

@@ -182,8 +182,7 @@ class Runner:
     def _abandon(self, attempt: _Attempt) -> None:
         attempt.unwanted = True
         attempt.scope.cancel()
-        if self._held.remove(attempt.held.ref) is not None:
-            self._held.abandonments += 1
+        self._held.remove(attempt.held.ref)
 
     def _drop_soon(self, held: HeldAttempt) -> None:
         # A folder that outlives this process is reported, or removed, by the next one.
@@ -217,13 +216,14 @@ class Runner:
                 if isinstance(ended, Ending):
                     await self._file(held, ended)
         finally:
+            self._release(attempt)
             if held.log is not None:
                 held.log.close()
-            self._release(attempt)
-        if isinstance(ended, Ending) and not attempt.unwanted:
+            if held.report is None or attempt.unwanted:
+                self._held.remove(held.ref)
+        if held.report is not None and not attempt.unwanted:
             self._held.note_change()
             return
-        self._held.remove(held.ref)
         if isinstance(ended, Refused) and not attempt.unwanted:
             self._refuse_with(held.ref, ended.kind, ended.detail)
         await self._drop(held)
