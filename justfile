@@ -20,7 +20,7 @@ fmt:
 lint:
     ruff format --check .
     ruff check .
-    flake8 --select=ASYNC --extend-ignore=ASYNC109,ASYNC900,ASYNC910,ASYNC911 --exclude=hivemind/_pb hivemind sandbox
+    flake8 hivemind sandbox
 
 # mypy, strict
 types:

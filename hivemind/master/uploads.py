@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import attrs
+import trio
 
 from hivemind.core.messages import INLINE_BYTES, UploadChunk, UploadPart
 from hivemind.core.records import Blob
@@ -15,6 +16,8 @@ from hivemind.store.blobs import BlobFolder
 
 _HEAD_BYTES = 64 * 1024
 """How much of a payload is kept at hand, to tell what it is."""
+
+_CLEANUP_S = 5.0
 
 
 @attrs.frozen(kw_only=True)
@@ -64,13 +67,15 @@ class Uploads:
             if not await source.is_exhausted():
                 raise invalid("standard input was sent and not announced by the header")
         except Exception:
-            await self.discard(payload)
+            with trio.move_on_after(_CLEANUP_S, shield=True):
+                await self.discard(payload)
             raise
         try:
             yield Uploaded(payload=payload, stdin=stdin)
         except Exception:
-            await self.discard(payload)
-            await self.discard(stdin)
+            with trio.move_on_after(_CLEANUP_S, shield=True):
+                await self.discard(payload)
+                await self.discard(stdin)
             raise
 
     async def discard(self, upload: Upload) -> None:

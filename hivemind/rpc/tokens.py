@@ -97,7 +97,9 @@ def verify_token(token: str, key: VerifyKey, *, audience: str, now: float) -> Cl
     return claims
 
 
-def _claims(body: Any) -> Claims:
+def _claims(body: object) -> Claims:
+    if not isinstance(body, dict):
+        raise InvalidToken("the token lacks what it must say; log in again")
     try:
         node_id = body.get("node")
         return Claims(
@@ -110,7 +112,7 @@ def _claims(body: Any) -> Claims:
             expires_at=float(body["exp"]),
             node_id=None if node_id is None else _text(node_id),
         )
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         raise InvalidToken("the token lacks what it must say; log in again") from None
 
 
@@ -124,11 +126,12 @@ def _encode(value: object) -> str:
     return _base64(json.dumps(value, separators=(",", ":"), sort_keys=True).encode())
 
 
-def _decode(text: str) -> Any:
+def _decode(text: str) -> object:
     try:
-        return json.loads(_unbase64(text))
+        decoded: object = json.loads(_unbase64(text))
     except (ValueError, RecursionError):
         raise InvalidToken("the token cannot be read; log in again") from None
+    return decoded
 
 
 def _base64(data: bytes) -> str:
