@@ -121,14 +121,18 @@ class Tasks:
                 stdin=uploaded.stdin.blob,
             )
             most = self._rules().queue_per_account
+            made: Task | None = None
+            refusal = ""
             try:
                 made = await self._reactor.perform(
                     lambda turn: commands.submit(turn, new, most_unfinished=most)
                 )
             except DuplicateTask as error:
+                refusal = str(error)
+            if made is None:
                 known = await self._known(task)
                 if known is None:
-                    raise taken(str(error)) from error
+                    raise taken(refusal)
                 made = attrs.evolve(task, id=known.task_id)
             if made.id != task.id:
                 await self._uploads.discard(uploaded.payload)
