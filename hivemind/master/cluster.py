@@ -5,13 +5,21 @@ and the nodes, and never a spec or a payload.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import attrs
 
 from hivemind.core.fleet import Fleet, Reservation
 from hivemind.core.queue import TaskQueue
-from hivemind.core.records import Account, Attempt, JoinToken, Node, Task, TaskState
+from hivemind.core.records import (
+    Account,
+    Attempt,
+    JoinToken,
+    Node,
+    RevokedToken,
+    Task,
+    TaskState,
+)
 from hivemind.store.changes import Snapshot
 
 UNDER_WAY = frozenset({TaskState.ASSIGNED, TaskState.RUNNING})
@@ -58,6 +66,20 @@ class Cluster:
             self.attempts[task.id] = attempt
         if task.node_id:
             self.on_node.setdefault(task.node_id, set()).add(task.id)
+
+    def put_secrets(
+        self, revoked: Iterable[RevokedToken], join_tokens: Iterable[JoinToken], now: float
+    ) -> None:
+        """Publish what became of secrets, and let go of those that have expired anyway."""
+        self.revoked = {id_: until for id_, until in self.revoked.items() if until > now}
+        self.revoked.update((token.token_id, token.expires_at) for token in revoked)
+        for token in join_tokens:
+            self.join_tokens[token.digest] = token
+        self.join_tokens = {
+            digest: token
+            for digest, token in self.join_tokens.items()
+            if token.used_at is None and token.expires_at > now
+        }
 
     def _leave_node(self, task: Task) -> None:
         there = self.on_node[task.node_id]

@@ -28,28 +28,55 @@ from hivemind.core.messages import (
 from hivemind.core.records import (
     Account,
     Blob,
+    Ending,
     JoinToken,
     Node,
     RefusalKind,
     RevokedToken,
     Task,
 )
+from hivemind.master.cluster import UNDER_WAY
 from hivemind.master.turn import Turn
 from hivemind.rpc.contract.faults import NamedFault, denied, exhausted, taken
 from hivemind.rpc.errors import ErrorCode
+from hivemind.store.api import DuplicateTask
 from hivemind.store.changes import NewTask, ResultBlob
+
+_MOST_NODES = 1000
+"""Of one account; each is held in memory for good."""
+
+_MOST_SECRETS = 100
+"""Unused ones of one account."""
+
+
+def is_under_way(task: Task, ref: AttemptRef, node_id: str) -> bool:
+    """Whether the attempt is the task's newest, given to this node, and not over."""
+    return (
+        task.state in UNDER_WAY
+        and task.id == ref.task_id
+        and task.attempt == ref.attempt
+        and task.node_id == node_id
+    )
+
 
 # --- tasks ---
 
 
 def submit(turn: Turn, new: NewTask, *, most_unfinished: int) -> Task:
-    """Take a task. One whose client key was used in this very turn is the task made then."""
+    """Take a task. One whose client key was used in this very turn is the task made then.
+
+    Raises DuplicateTask for an id that is taken, CallRefused where the account has its most.
+    """
     task = new.task
+    if turn.task(task.id) is not None:
+        raise DuplicateTask(
+            field="id", value=task.id, account=task.account, task_id=task.id, existing=task.id
+        )
     if task.client_key:
-        twin = turn.find_new(task.account, client_key=task.client_key)
+        twin = turn.find_new(task.account, task.client_key)
         if twin is not None:
             return twin
-    if turn.cluster.unfinished_of[task.account] >= most_unfinished:
+    if turn.unfinished_of(task.account) >= most_unfinished:
         raise exhausted(
             f"account {task.account} has {most_unfinished} unfinished tasks, which is the most;"
             " wait for some or stop some",
@@ -182,16 +209,7 @@ def join(turn: Turn, node_id: str, hello: Hello) -> Joined:
                 task_id,
                 NodeLost(attempt=attempt.number, detail=f"node {node.name} came back without it"),
             )
-    turn.cluster.fleet.join(
-        node_id=node_id,
-        account=node.account,
-        name=node.name,
-        capabilities=hello.capabilities,
-        trust=node.trust,
-        draining=hello.draining,
-    )
-    # It may have come back with other policies, so what it refused before is worth asking again.
-    turn.cluster.queue.lift_bars(node_id)
+    turn.join_fleet(node, hello.capabilities, draining=hello.draining)
     return Joined(
         wanted=tuple(ref for ref in hello.held if ref in wanted),
         unwanted=tuple(ref for ref in hello.held if ref not in wanted),
@@ -199,20 +217,36 @@ def join(turn: Turn, node_id: str, hello: Hello) -> Joined:
     )
 
 
-def set_connected(turn: Turn, node_id: str, *, connected: bool) -> None:
+def set_away(turn: Turn, node_id: str) -> None:
     """A node's link broke: it is given nothing more, and keeps what it has until its lease ends."""
-    if node_id in turn.cluster.fleet:
-        turn.cluster.fleet.set_connected(node_id, connected)
+    turn.set_connected(node_id, connected=False)
 
 
 def set_draining(turn: Turn, node_id: str, *, draining: bool) -> None:
     """A node takes nothing more, or does again."""
-    if node_id in turn.cluster.fleet:
-        turn.cluster.fleet.set_draining(node_id, draining)
+    turn.set_draining(node_id, draining=draining)
+
+
+def end_attempt(turn: Turn, node_id: str, ref: AttemptRef, ending: Ending) -> None:
+    """The master itself ends an attempt of a node's; nothing happens if it is over already."""
+    task, attempt = turn.task(ref.task_id), turn.attempt(ref.task_id)
+    if task is None or attempt is None or not is_under_way(task, ref, node_id):
+        return
+    event = Finished(
+        attempt=ref.attempt, seq=attempt.report_seq + 1, ending=ending, node_id=node_id
+    )
+    turn.step(ref.task_id, event)
+    turn.add_effect(KillAttempt(task_id=ref.task_id, attempt=ref.attempt, node_id=node_id))
 
 
 def lose(turn: Turn, node_id: str, detail: str) -> int:
-    """A node's lease is over: everything that it had is lost. Returns how much that was."""
+    """A node's lease is over: everything that it had is lost. Returns how much that was.
+
+    One that has come back meanwhile loses nothing.
+    """
+    state = turn.cluster.fleet.nodes.get(node_id)
+    if state is not None and state.connected:
+        return 0
     lost = 0
     for task_id in tuple(turn.cluster.on_node.get(node_id, ())):
         attempt = turn.attempt(task_id)
@@ -221,9 +255,7 @@ def lose(turn: Turn, node_id: str, detail: str) -> int:
             continue
         turn.step(task_id, NodeLost(attempt=attempt.number, detail=detail))
         lost += 1
-    if node_id in turn.cluster.fleet:
-        turn.cluster.fleet.leave(node_id)
-        turn.cluster.queue.lift_bars(node_id)
+    turn.leave_fleet(node_id)
     return lost
 
 
@@ -232,14 +264,19 @@ def enrol(turn: Turn, node: Node, join_digest: bytes | None) -> Node:
 
     A second enrolment with the same key, as after an answer that was lost, is the same node.
     """
-    for known in turn.cluster.nodes.values():
-        if known.public_key == node.public_key:
-            if known.account != node.account:
-                raise taken(
-                    "this worker's key belongs to another account's node;"
-                    " give the worker a home of its own",
-                )
-            return known
+    known = turn.node_with_key(node.public_key)
+    if known is not None:
+        if known.account != node.account:
+            raise taken(
+                "this worker's key belongs to another account's node;"
+                " give the worker a home of its own",
+            )
+        return known
+    if turn.nodes_of(node.account) >= _MOST_NODES:
+        raise exhausted(
+            f"account {node.account} has {_MOST_NODES} nodes, which is the most;"
+            " use another account for more",
+        )
     if join_digest is not None:
         _use(turn, join_digest, "join")
     turn.put_node(node)
@@ -260,6 +297,11 @@ def register(turn: Turn, account: Account, invite_digest: bytes | None) -> None:
 
 def put_join_token(turn: Turn, token: JoinToken) -> None:
     """Make a one-time secret known."""
+    if turn.live_join_tokens(token.account) >= _MOST_SECRETS:
+        raise exhausted(
+            f"account {token.account} has {_MOST_SECRETS} unused join tokens and invitations,"
+            " which is the most; use one, or wait until one expires",
+        )
     turn.put_join_token(token)
 
 

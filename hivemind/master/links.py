@@ -20,11 +20,17 @@ from hivemind.core.messages import (
     StopOrder,
     WorkerItem,
 )
-from hivemind.core.records import Blob
 from hivemind.master import commands
+from hivemind.master.cluster import UNDER_WAY
 from hivemind.master.enrolment import Enroller
 from hivemind.master.session import GiveOrder, Session, SessionTools
-from hivemind.rpc.contract.faults import MalformedMessage, denied, superseded, unavailable
+from hivemind.rpc.contract.faults import (
+    MalformedMessage,
+    Unsettled,
+    denied,
+    superseded,
+    unavailable,
+)
 from hivemind.rpc.errors import CallRefused, ErrorCode
 from hivemind.rpc.spool import Spool
 from hivemind.store.blobs import BlobFolder
@@ -35,6 +41,20 @@ _OUTPUT_S = 30.0
 _RETRY_S = 1.0
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+_CLEANUP_S = 10.0
+
+
+@attrs.define(eq=False)
+class _Lease:
+    """A node that is away, and until when what it has is kept for it."""
+
+    until: float
+    """By Trio's clock."""
+    is_noted: trio.Event = attrs.field(factory=trio.Event)
+    """The cluster knows that it is away."""
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
 
 
 class Links:
@@ -55,7 +75,7 @@ class Links:
         self._spool = spool
         self._most_result_bytes = most_result_bytes
         self._sessions: dict[str, Session] = {}
-        self._leases: dict[str, trio.CancelScope] = {}
+        self._leases: dict[str, _Lease] = {}
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -66,12 +86,14 @@ class Links:
         async with trio.open_nursery() as links:
             self._nursery = links
             try:
-                for node_id in self._tools.reactor.cluster.on_node:
-                    links.start_soon(self._await_return, node_id)
+                cluster, now = self._tools.reactor.cluster, trio.current_time()
+                for node_id in {*cluster.on_node, *cluster.fleet.nodes}:
+                    self._begin_lease(node_id, now + self._tools.rules().lease_s)
                 task_status.started()
                 await trio.sleep_forever()
             finally:
                 self._nursery = None
+                self._leases.clear()
 
     def session(self, node_id: str) -> Session | None:
         """The node's link; None while it has none."""
@@ -122,17 +144,15 @@ class Links:
     ) -> AsyncGenerator[tuple[MasterItem, ...], None]:
         """See LinkHandlers. A node's newer link ends its older one."""
         nursery = self._running()
-        older = self._sessions.get(node_id)
-        if older is not None:
+        while (older := self._sessions.get(node_id)) is not None:
             older.end(superseded("a newer link of this node took this one's place"))
             await older.gone.wait()
-        session = Session(node_id, self._tools)
+            self._close(older)
+        session = Session(node_id, self._tools, on_joined=lambda: self._end_lease(node_id))
         self._sessions[node_id] = session
-        lease = self._leases.pop(node_id, None)
-        if lease is not None:
-            lease.cancel()
         log.info("link_opened", node_id=node_id)
-        nursery.start_soon(session.listen, batches)
+        lease = self._leases.get(node_id)
+        nursery.start_soon(session.listen, batches, None if lease is None else lease.is_noted)
         try:
             async with aclosing(session.orders()) as orders:
                 async for batch in orders:
@@ -141,11 +161,21 @@ class Links:
             session.end()
             with trio.move_on_after(_GOODBYE_S, shield=True):
                 await session.gone.wait()
+            self._close(session)
             log.info("link_closed", node_id=node_id)
-            if self._sessions.get(node_id) is session:
-                del self._sessions[node_id]
-                if self._nursery is not None:
-                    self._nursery.start_soon(self._await_return, node_id)
+
+    def _close(self, session: Session) -> None:
+        """The session is over: the node's lease runs until it says hello again."""
+        node_id = session.node_id
+        if self._sessions.get(node_id) is not session:
+            return
+        del self._sessions[node_id]
+        lease = self._leases.get(node_id)
+        if lease is None or session.is_welcome:
+            self._begin_lease(node_id, trio.current_time() + self._tools.rules().lease_s)
+        else:
+            # It never said hello, so that it gained no time; but it may have been about to join.
+            self._begin_lease(node_id, lease.until)
 
     async def fetch_payload(
         self, node_id: str, ref: AttemptRef, *, stdin: bool
@@ -166,37 +196,33 @@ class Links:
         """See LinkHandlers. A report on an attempt that is over is answered and dropped."""
         ref = report.ref
         task = self._tools.reactor.cluster.tasks.get(ref.task_id)
-        if task is None or task.attempt != ref.attempt:
+        if task is None or ref.attempt < task.attempt or task.state not in UNDER_WAY:
             return
         self._check_given(node_id, ref)
         async with self._spool.open_file(max_bytes=self._most_result_bytes(task.policy)) as file:
-            async for piece in result:
-                await file.write(piece)
+            await file.fill(result)
             await file.finish()
             await self._settle_output(report)
             size = file.size_bytes
             blob = await self._blobs.adopt(file.path)
         item = attrs.evolve(report, ending=attrs.evolve(report.ending, result_bytes=size))
-        said = commands.Report(item=item, result=blob)
+        said = commands.Report(item=item, result=blob if size else None)
+        is_named = False
         try:
-            (outcome,) = await self._tools.reactor.perform(
+            (outcome,) = await self._tools.reactor.settle(
                 lambda turn: commands.report_all(turn, node_id, [said])
             )
+            is_named = outcome.is_applied
         except LifecycleError as error:
-            await self._blobs.delete(blob)
             raise MalformedMessage(str(error)) from error
-        if not outcome.is_applied:
-            await self._drop_unless_stored(ref, blob)
-
-    async def _drop_unless_stored(self, ref: AttemptRef, blob: Blob) -> None:
-        """Remove a result's file, unless the store names it.
-
-        Whether a cancelled or failed call's report was committed cannot be known here, so then the
-        file stays; if nothing names it, it is removed at the next start.
-        """
-        stored = await self._tools.store.result(ref.task_id, ref.attempt)
-        if stored is None or stored.file != blob.file:
-            await self._blobs.delete(blob)
+        except Unsettled:
+            # If nothing names the file, it is removed at the next start.
+            is_named = True
+            raise
+        finally:
+            if not is_named:
+                with trio.move_on_after(_CLEANUP_S, shield=True):
+                    await self._blobs.delete(blob)
 
     async def _settle_output(self, report: FinishedReport) -> None:
         known = await self._tools.output.log(report.ref.task_id, report.ref.attempt)
@@ -211,7 +237,7 @@ class Links:
 
     def _check_given(self, node_id: str, ref: AttemptRef) -> None:
         task = self._tools.reactor.cluster.tasks.get(ref.task_id)
-        if task is None or task.node_id != node_id or task.attempt != ref.attempt:
+        if task is None or not commands.is_under_way(task, ref, node_id):
             raise denied(
                 "no such attempt is this node's",
                 ErrorCode.TASK_NOT_FOUND,
@@ -224,28 +250,36 @@ class Links:
 
     # --- leases ---
 
-    async def _await_return(self, node_id: str) -> None:
+    def _begin_lease(self, node_id: str, until: float) -> None:
+        """Have the cluster know that the node is away, and lose it at that time."""
+        self._end_lease(node_id)
+        if self._nursery is not None:
+            lease = self._leases[node_id] = _Lease(until)
+            self._nursery.start_soon(self._await_return, node_id, lease)
+
+    def _end_lease(self, node_id: str) -> None:
+        lease = self._leases.pop(node_id, None)
+        if lease is not None:
+            lease.scope.cancel()
+
+    async def _await_return(self, node_id: str, lease: "_Lease") -> None:
         """Give a node that is away until its lease ends; then what it had is lost."""
-        scope = trio.CancelScope()
-        self._leases[node_id] = scope
-        try:
-            with scope:
-                reactor = self._tools.reactor
-                await self._insist(
-                    lambda: reactor.perform(
-                        lambda turn: commands.set_connected(turn, node_id, connected=False)
-                    )
-                )
-                lease_s = self._tools.rules().lease_s
-                await trio.sleep(lease_s)
-                detail = f"its node was silent for {lease_s:g} s"
-                await self._insist(
-                    lambda: reactor.perform(lambda turn: commands.lose(turn, node_id, detail))
-                )
-                log.warning("node_lost", node_id=node_id)
-        finally:
-            if self._leases.get(node_id) is scope:
-                del self._leases[node_id]
+        reactor = self._tools.reactor
+        with lease.scope:
+            await self._insist(
+                lambda: reactor.perform(lambda turn: commands.set_away(turn, node_id))
+            )
+            lease.is_noted.set()
+            await trio.sleep_until(lease.until)
+            detail = f"its node was silent for {self._tools.rules().lease_s:g} s"
+            await self._insist(
+                lambda: reactor.perform(lambda turn: commands.lose(turn, node_id, detail))
+            )
+            log.warning("node_lost", node_id=node_id)
+        # A link that waited for word of this one's end must not wait for ever.
+        lease.is_noted.set()
+        if self._leases.get(node_id) is lease:
+            del self._leases[node_id]
 
     async def _insist(self, attempt: Callable[[], Awaitable[object]]) -> None:
         """Repeat until the store takes it: nobody else would."""

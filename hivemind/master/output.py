@@ -154,7 +154,7 @@ class OutputFolder:
         self._open: weakref.WeakValueDictionary[tuple[str, int], OutputLog] = (
             weakref.WeakValueDictionary()
         )
-        self._lock = trio.Lock()
+        self._opening: dict[tuple[str, int], trio.Event] = {}
 
     async def log(self, task_id: str, attempt: int) -> OutputLog:
         """The attempt's log, empty where nothing was written yet.
@@ -163,14 +163,25 @@ class OutputFolder:
             task_id: one that this pool made, since it becomes part of a path.
             attempt: from 1.
         """
-        async with self._lock:
-            known = self._open.get((task_id, attempt))
-            if known is None:
+        key = (task_id, attempt)
+        while (known := self._open.get(key)) is None:
+            opening = self._opening.get(key)
+            if opening is not None:
+                await opening.wait()
+                continue
+            # A long log takes time to measure, in which only those who want this one wait.
+            measured = self._opening[key] = trio.Event()
+            try:
                 path = self._root / task_id / f"{attempt}.log"
                 extent = await trio.to_thread.run_sync(_measure, path)
                 known = OutputLog(path, extent, partial(self._on_growth, task_id))
-                self._open[task_id, attempt] = known
+                self._open[key] = known
+            finally:
+                del self._opening[key]
+                measured.set()
             return known
+        await trio.lowlevel.checkpoint()
+        return known
 
 
 def _frames(stream: OutputStream, at: float, data: bytes) -> Iterator[bytes]:
@@ -203,7 +214,8 @@ def _write_at(path: Path, position: int, data: bytes) -> None:
 
 
 def _sync(path: Path) -> None:
-    for name in (path, path.parent):
+    # The folder of the task may be new, too, and is an entry of the one above it.
+    for name in (path, path.parent, path.parent.parent):
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)

@@ -9,6 +9,7 @@ import trio
 
 from hivemind.core.lifecycle import LifecycleError
 from hivemind.core.messages import (
+    INLINE_BYTES,
     Acknowledged,
     Assignment,
     AttemptRef,
@@ -27,10 +28,18 @@ from hivemind.core.messages import (
     WorkerItem,
 )
 from hivemind.core.policy import PoolRules
-from hivemind.core.records import Blob, OutputChunk, Vitals
+from hivemind.core.records import (
+    Blob,
+    Ending,
+    Outcome,
+    OutputChunk,
+    Reason,
+    Task,
+    Vitals,
+)
 from hivemind.master import commands
 from hivemind.master.bell import Bell
-from hivemind.master.output import OutputError, OutputFolder, OutputLog
+from hivemind.master.output import OutputError, OutputFolder, OutputLog, OutputTooLarge
 from hivemind.master.reactor import Reactor
 from hivemind.rpc.contract.faults import MalformedMessage, unavailable
 from hivemind.rpc.errors import CallRefused, RpcError
@@ -42,6 +51,11 @@ _HELLO_S = 10.0
 _MOST_WAITING = 10_000
 """Orders that may wait for a worker. What it runs bounds them well below; one that takes none of
 them is cut off."""
+
+_MOST_PER_BATCH = 500
+_BATCH_BYTES = 1024 * 1024
+"""A batch is full when it holds so much, and may pass it by one assignment: that is at most a
+megabyte of arguments and twice ``INLINE_BYTES``, and a worker takes messages of four."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -71,7 +85,8 @@ class SessionTools:
 class Session:
     """A link from its hello to its end."""
 
-    def __init__(self, node_id: str, tools: SessionTools) -> None:
+    def __init__(self, node_id: str, tools: SessionTools, on_joined: Callable[[], None]) -> None:
+        """``on_joined`` is called when the worker's hello was taken; it may not wait."""
         self.node_id = node_id
         self.vitals: Vitals | None = None
         self.is_welcome = False
@@ -80,6 +95,7 @@ class Session:
         self.gone = trio.Event()
         """Set when nothing more of what the worker says is applied."""
         self._tools = tools
+        self._on_joined = on_joined
         self._orders: deque[Order] = deque()
         self._bell = Bell()
         self._is_over = False
@@ -94,6 +110,8 @@ class Session:
         if len(self._orders) >= _MOST_WAITING:
             self.end(MalformedMessage("this worker takes no orders; connect again"))
             return
+        if isinstance(order, KillOrder):
+            self._logs.pop(order.ref, None)
         self._orders.append(order)
         self._bell.ring()
 
@@ -121,22 +139,31 @@ class Session:
 
     async def _next_batch(self) -> tuple[MasterItem, ...]:
         batch: list[MasterItem] = []
-        while self._orders:
+        size = 0
+        while self._orders and len(batch) < _MOST_PER_BATCH and size < _BATCH_BYTES:
             order = self._orders.popleft()
             if isinstance(order, GiveOrder):
                 assignment = await self._assignment(order.ref)
                 if assignment is not None:
                     batch.append(assignment)
+                    size += len(assignment.spec)
+                    size += len(assignment.payload or b"") + len(assignment.stdin or b"")
             else:
                 batch.append(order)
         return tuple(batch)
 
     async def _assignment(self, ref: AttemptRef) -> Assignment | None:
         """The whole assignment; None if the attempt is over already."""
-        stored = await self._tools.store.spec(ref.task_id)
+        try:
+            stored = await self._tools.store.spec(ref.task_id)
+        except StoreError as error:
+            log.error("link_cut", node_id=self.node_id, error=str(error))
+            raise unavailable("the master cannot read its store now; connect again") from error
         cluster = self._tools.reactor.cluster
         task, attempt = cluster.tasks.get(ref.task_id), cluster.attempts.get(ref.task_id)
-        if stored is None or task is None or attempt is None or attempt.number != ref.attempt:
+        if stored is None or task is None or attempt is None:
+            return None
+        if not commands.is_under_way(task, ref, self.node_id):
             return None
         payload, payload_to_fetch = _inline(stored.payload)
         stdin, stdin_to_fetch = _inline(stored.stdin)
@@ -153,21 +180,31 @@ class Session:
 
     # --- what the worker says ---
 
-    async def listen(self, batches: AsyncIterator[tuple[WorkerItem, ...]]) -> None:
+    async def listen(
+        self, batches: AsyncIterator[tuple[WorkerItem, ...]], after: trio.Event | None
+    ) -> None:
         """Apply what the worker says until the link ends; ``gone`` is set at the end.
 
         This is a link's supervision point: whatever goes wrong here ends this link alone.
+
+        Args:
+            batches: what the worker says.
+            after: set when the cluster knows that the node's older link is over; None: it does.
         """
         try:
             with self._scope:
+                if after is not None:
+                    await after.wait()
                 await self._converse(batches)
-            self.end()
         except (OutputError, LifecycleError) as error:
             log.warning("link_cut", node_id=self.node_id, error=str(error))
             self.end(MalformedMessage(str(error)))
         except StoreError as error:
             log.error("link_cut", node_id=self.node_id, error=str(error))
             self.end(unavailable("the master cannot store reports now; connect again"))
+        except OSError as error:
+            log.error("link_cut", node_id=self.node_id, error=str(error))
+            self.end(unavailable(f"the master cannot keep output now: {error.strerror}"))
         except CallRefused as error:
             log.warning("link_cut", node_id=self.node_id, error=str(error))
             self.end(error)
@@ -177,17 +214,21 @@ class Session:
             log.exception("link_failed", node_id=self.node_id)
             self.end(unavailable(f"the master failed on this link: {type(error).__name__}"))
         finally:
+            self.end()
             self.gone.set()
 
     async def _converse(self, batches: AsyncIterator[tuple[WorkerItem, ...]]) -> None:
-        with trio.move_on_after(_HELLO_S):
-            first = await anext(batches, ())
-            if not first or not isinstance(first[0], Hello):
-                raise MalformedMessage("a link must begin with a hello")
-            await self._join(first[0])
-            await self._take(first[1:])
-        if not self.is_welcome:
+        first: tuple[WorkerItem, ...] | None = ()
+        with trio.move_on_after(_HELLO_S) as waiting:
+            first = await anext(batches, None)
+        if waiting.cancelled_caught:
             raise MalformedMessage(f"no hello came within {_HELLO_S:g} s")
+        if first is None:
+            return
+        if not first or not isinstance(first[0], Hello):
+            raise MalformedMessage("a link must begin with a hello")
+        await self._join(first[0])
+        await self._take(first[1:])
         while True:
             with trio.move_on_after(self._tools.rules().lease_s) as silence:
                 batch = await anext(batches, None)
@@ -202,6 +243,7 @@ class Session:
         joined = await self._tools.reactor.perform(
             lambda turn: commands.join(turn, self.node_id, hello)
         )
+        self._on_joined()
         held: list[OutputHeld] = []
         for ref in joined.wanted:
             known = await self._log(ref)
@@ -248,13 +290,23 @@ class Session:
             await self._report(reports)
 
     async def _append(self, ref: AttemptRef, chunks: Sequence[OutputChunk]) -> None:
-        task = self._tools.reactor.cluster.tasks.get(ref.task_id)
-        if task is None or task.node_id != self.node_id or task.attempt != ref.attempt:
-            self._logs.pop(ref, None)
+        task = self._given(ref)
+        if task is None:
             self.order(KillOrder(ref))
             return
         known = await self._log(ref)
-        await known.append(chunks, most_bytes=self._tools.most_output_bytes(task.policy))
+        try:
+            await known.append(chunks, most_bytes=self._tools.most_output_bytes(task.policy))
+        except OutputTooLarge as error:
+            ending = Ending(
+                outcome=Outcome.FAILED,
+                reason=Reason.OUTPUT_LIMIT,
+                detail=f"its node sent {error}; the master ended it",
+            )
+            await known.sync()
+            await self._tools.reactor.perform(
+                lambda turn: commands.end_attempt(turn, self.node_id, ref, ending)
+            )
 
     async def _report(
         self, items: Sequence[StartedReport | RefusedReport | FinishedReport]
@@ -264,7 +316,12 @@ class Session:
             result: Blob | None = None
             if isinstance(item, FinishedReport):
                 await self._settle_output(item)
-                if item.result is not None:
+                if item.result is not None and len(item.result) > INLINE_BYTES:
+                    raise MalformedMessage(
+                        f"a result of {len(item.result)} bytes rides in a report;"
+                        f" one of more than {INLINE_BYTES} comes apart"
+                    )
+                if item.result:
                     result = Blob(size=len(item.result), inline=item.result)
             said.append(commands.Report(item=item, result=result))
         outcomes = await self._tools.reactor.perform(
@@ -279,8 +336,7 @@ class Session:
 
     async def _settle_output(self, report: FinishedReport) -> None:
         """Have the attempt's output on disk, all of it, before its end is committed."""
-        task = self._tools.reactor.cluster.tasks.get(report.ref.task_id)
-        if task is None or task.node_id != self.node_id or task.attempt != report.ref.attempt:
+        if self._given(report.ref) is None:
             return
         known = await self._log(report.ref)
         if known.size < report.output_bytes:
@@ -289,6 +345,13 @@ class Session:
                 f" with {report.output_bytes} bytes of output, and {known.size} came"
             )
         await known.sync()
+
+    def _given(self, ref: AttemptRef) -> Task | None:
+        """The task, if this node was given that attempt and it is not over."""
+        task = self._tools.reactor.cluster.tasks.get(ref.task_id)
+        if task is None or not commands.is_under_way(task, ref, self.node_id):
+            return None
+        return task
 
     async def _log(self, ref: AttemptRef) -> OutputLog:
         known = self._logs.get(ref)

@@ -21,6 +21,7 @@ from hivemind.core.policy import PoolRules
 from hivemind.core.records import (
     Account,
     Attempt,
+    Capabilities,
     JoinToken,
     Node,
     RevokedToken,
@@ -34,13 +35,13 @@ V = TypeVar("V")
 
 
 @attrs.frozen
-class Mark:
-    """A point of a turn to which it can be taken back."""
+class _Barred:
+    """A bar that this turn put up, and could have to put up again."""
 
-    undo: int
-    effects: int
-    new_tasks: int
-    results: int
+    task_id: str
+    node_id: str
+    until: float | None
+    detail: str
 
 
 class Turn:
@@ -69,7 +70,9 @@ class Turn:
         self._facts: dict[str, bytes] = {}
         self._new_tasks: list[NewTask] = []
         self._results: list[ResultBlob] = []
-        self._undo: list[Callable[[], None]] = []
+        self._bars: list[_Barred] = []
+        self._lifted: list[str] = []
+        self._undo: list[Callable[[], object]] = []
 
     # --- reading: this turn's copies first ------------------------------------------------------
 
@@ -95,22 +98,49 @@ class Turn:
         """The one-time secret as this turn has it."""
         return self._join_tokens.get(digest) or self.cluster.join_tokens.get(digest)
 
-    def find_new(self, account: str, *, client_id: str = "", client_key: str = "") -> Task | None:
-        """A task that this turn makes, by what its client calls it."""
+    def find_new(self, account: str, client_key: str) -> Task | None:
+        """A task that this turn makes, by the key that its client gave it."""
         for new in self._new_tasks:
-            task = new.task
-            if task.account == account and (
-                (client_id and task.client_id == client_id)
-                or (client_key and task.client_key == client_key)
-            ):
-                return self.task(task.id)
+            if new.task.account == account and new.task.client_key == client_key:
+                return self.task(new.task.id)
         return None
+
+    def unfinished_of(self, account: str) -> int:
+        """How many tasks the account has that have not ended, those of this turn included."""
+        mine = sum(new.task.account == account for new in self._new_tasks)
+        return self.cluster.unfinished_of[account] + mine
+
+    def node_with_key(self, public_key: bytes) -> Node | None:
+        """The node that holds the key, as this turn has it."""
+        for nodes in (self._nodes, self.cluster.nodes):
+            for node in nodes.values():
+                if node.public_key == public_key:
+                    return self.node(node.id)
+        return None
+
+    def nodes_of(self, account: str) -> int:
+        """How many nodes the account has, those of this turn included."""
+        ids = {node.id for node in self.cluster.nodes.values() if node.account == account}
+        return len(ids.union(node.id for node in self._nodes.values() if node.account == account))
+
+    def live_join_tokens(self, account: str) -> int:
+        """How many one-time secrets of the account can still be used."""
+        tokens = {**self.cluster.join_tokens, **self._join_tokens}
+        return sum(
+            token.account == account and token.used_at is None and token.expires_at > self.now
+            for token in tokens.values()
+        )
+
+    @property
+    def new_task_ids(self) -> tuple[str, ...]:
+        """The ids of the tasks that this turn makes, in order."""
+        return tuple(new.task.id for new in self._new_tasks)
 
     # --- writing ---
 
     def add_task(self, new: NewTask) -> None:
         """A submitted task; ``step`` takes it from there."""
-        self._new_tasks.append(new)
+        self._append(self._new_tasks, new)
         self._put_task(new.task, None)
 
     def step(self, task_id: str, event: Event) -> Step:
@@ -131,7 +161,11 @@ class Turn:
 
     def put_result(self, result: ResultBlob) -> None:
         """What an attempt left in its output folder."""
-        self._results.append(result)
+        self._append(self._results, result)
+
+    def add_effect(self, effect: Effect) -> None:
+        """Something more to be done once this is on disk."""
+        self._append(self.effects, effect)
 
     def put_account(self, account: Account) -> None:
         """A new or changed account."""
@@ -153,32 +187,87 @@ class Turn:
         """One of the cluster's own values."""
         self._set(self._facts, name, value)
 
-    def plan(self, limit: int) -> None:
-        """Give waiting tasks to nodes that have room."""
-        queue, fleet = self.cluster.queue, self.cluster.fleet
-        for placement in plan(queue, fleet, self.now_mono, limit):
-            self.step(
-                placement.task_id,
-                Assign(
-                    node_id=placement.node_id,
-                    lease_id=f"{placement.node_id}/{self.cluster.facts['epoch'].decode()}",
-                ),
+    def plan(self, limit: int) -> int:
+        """Give waiting tasks to nodes that have room. Returns how many were given, at most
+        ``limit``; where it is the limit, more may wait.
+        """
+        placements = plan(self.cluster.queue, self.cluster.fleet, self.now_mono, limit)
+        epoch = self.cluster.facts.get("epoch", b"0").decode()
+        for placement in placements:
+            lease_id = f"{placement.node_id}/{epoch}"
+            self.step(placement.task_id, Assign(node_id=placement.node_id, lease_id=lease_id))
+        return len(placements)
+
+    # --- the fleet ---
+
+    def join_fleet(self, node: Node, capabilities: Capabilities, *, draining: bool) -> None:
+        """The node is here, with these capabilities. What it refused before it may take now."""
+        self._keep(node.id)
+        self.cluster.fleet.join(
+            node_id=node.id,
+            account=node.account,
+            name=node.name,
+            capabilities=capabilities,
+            trust=node.trust,
+            draining=draining,
+        )
+        self._append(self._lifted, node.id)
+
+    def set_connected(self, node_id: str, *, connected: bool) -> None:
+        """The node's link broke, or is back. Nothing happens where it is not in the fleet."""
+        if node_id in self.cluster.fleet:
+            self._keep(node_id)
+            self.cluster.fleet.set_connected(node_id, connected)
+
+    def set_draining(self, node_id: str, *, draining: bool) -> None:
+        """The node takes nothing more, or does again. As ``set_connected`` otherwise."""
+        if node_id in self.cluster.fleet:
+            self._keep(node_id)
+            self.cluster.fleet.set_draining(node_id, draining)
+
+    def leave_fleet(self, node_id: str) -> None:
+        """The node is away for good. As ``set_connected`` otherwise."""
+        if node_id in self.cluster.fleet:
+            self._keep(node_id)
+            self.cluster.fleet.leave(node_id)
+            self._append(self._lifted, node_id)
+
+    @property
+    def has_lifted_bars(self) -> bool:
+        """Whether publishing lets tasks have nodes that this turn's plan kept from them."""
+        return bool(self._lifted)
+
+    def _keep(self, node_id: str) -> None:
+        """Remember how the node is now in the fleet."""
+        fleet = self.cluster.fleet
+        old = fleet.nodes.get(node_id)
+
+        def undo() -> None:
+            if old is None:
+                fleet.leave(node_id)
+                return
+            fleet.join(
+                node_id=old.id,
+                account=old.account,
+                name=old.name,
+                capabilities=old.capabilities,
+                trust=old.trust,
+                draining=old.draining,
             )
+            fleet.set_connected(node_id, old.connected)
+
+        self._undo.append(undo)
 
     # --- taking back ---
 
-    def mark(self) -> Mark:
-        """Where the turn stands now."""
-        return Mark(len(self._undo), len(self.effects), len(self._new_tasks), len(self._results))
+    def mark(self) -> int:
+        """Where the turn stands now, for ``roll_back``."""
+        return len(self._undo)
 
-    def roll_back(self, mark: Mark | None = None) -> None:
+    def roll_back(self, mark: int = 0) -> None:
         """Take everything back that was done since the mark, or since the beginning."""
-        mark = mark or Mark(0, 0, 0, 0)
-        while len(self._undo) > mark.undo:
+        while len(self._undo) > mark:
             self._undo.pop()()
-        del self.effects[mark.effects :]
-        del self._new_tasks[mark.new_tasks :]
-        del self._results[mark.results :]
 
     # --- the end ---
 
@@ -199,9 +288,18 @@ class Turn:
             facts=self._facts,
         )
 
-    def publish(self) -> tuple[Task, ...]:
-        """Show the committed changes to everybody. Returns the tasks that changed."""
+    @property
+    def changed(self) -> tuple[Task, ...]:
+        """The tasks that this turn has changed, as they are afterwards."""
+        return tuple(task for task, _ in self._tasks.values())
+
+    def publish(self) -> None:
+        """Show the committed changes to everybody."""
         cluster = self.cluster
+        for node_id in self._lifted:
+            cluster.queue.lift_bars(node_id)
+        for bar in self._bars:
+            cluster.queue.bar(bar.task_id, bar.node_id, bar.until, bar.detail)
         for task, attempt in self._tasks.values():
             cluster.put_task(task, attempt)
             if task.state.is_end:
@@ -209,15 +307,8 @@ class Turn:
         cluster.accounts.update(self._accounts)
         cluster.nodes.update(self._nodes)
         cluster.facts.update(self._facts)
-        cluster.revoked.update(
-            {token.token_id: token.expires_at for token in self._revoked.values()}
-        )
-        for token in self._join_tokens.values():
-            if token.used_at is None:
-                cluster.join_tokens[token.digest] = token
-            else:
-                cluster.join_tokens.pop(token.digest, None)
-        return tuple(task for task, _ in self._tasks.values())
+        if self._revoked or self._join_tokens:
+            cluster.put_secrets(self._revoked.values(), self._join_tokens.values(), self.now)
 
     # --- the indexes ---
 
@@ -225,6 +316,10 @@ class Turn:
         self._set(self._tasks, task.id, (task, attempt))
         if attempt is not None:
             self._set(self._attempts, (task.id, attempt.number), attempt)
+
+    def _append(self, held: list[V], value: V) -> None:
+        held.append(value)
+        self._undo.append(held.pop)
 
     def _set(self, held: dict[K, V], key: K, value: V) -> None:
         if key in held:
@@ -255,18 +350,32 @@ class Turn:
                 self._undo.append(lambda: fleet.adopt(reservation))
             case BarNode(task_id=task_id, node_id=node_id, for_s=for_s):
                 until = None if for_s is None else self.now_mono + for_s
-                queue.bar(task_id, node_id, until, after.task.detail)
+                self._bar(_Barred(task_id, node_id, until, after.task.detail))
             case Ended(task_id=task_id) if task_id in queue:
                 self._leave_queue(task_id)
-        self.effects.append(effect)
+        self._append(self.effects, effect)
+
+    def _bar(self, bar: _Barred) -> None:
+        queue = self.cluster.queue
+        before = queue.bars_of(bar.task_id)
+        queue.bar(bar.task_id, bar.node_id, bar.until, bar.detail)
+
+        def undo() -> None:
+            queue.forget(bar.task_id)
+            for old in before:
+                queue.bar(bar.task_id, old.node_id, old.until, old.detail)
+
+        self._undo.append(undo)
+        self._append(self._bars, bar)
 
     def _leave_queue(self, task_id: str) -> None:
         queue = self.cluster.queue
-        ready_at = queue.waiting(task_id).ready_at
+        ready_at, claimant = queue.waiting(task_id).ready_at, queue.claimant
         queue.remove(task_id)
         task = self.cluster.tasks.get(task_id) or self._tasks[task_id][0]
 
         def undo() -> None:
             queue.add(task, ready_at)
+            queue.claimant = claimant
 
         self._undo.append(undo)

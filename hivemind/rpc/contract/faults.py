@@ -25,6 +25,13 @@ class MalformedMessage(CallRefused):
         super().__init__(Status.INVALID_ARGUMENT, message)
 
 
+class Unsettled(CallRefused):
+    """It cannot be known now whether what was asked for has happened."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Status.UNAVAILABLE, message)
+
+
 class NamedFault(CallRefused):
     """A fault of the public code table.
 
