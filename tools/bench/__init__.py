@@ -1,0 +1,1 @@
+"""Benchmarks. Every figure is a ratio within one run, because machines are shared and noisy."""
