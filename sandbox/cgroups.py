@@ -21,6 +21,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import trio
 
 from sandbox.controllers import V1Controllers, V2Controllers, read, write, write_if_there
@@ -31,6 +32,7 @@ from sandbox.spec import Limits
 _EMPTY_S = 10.0
 _EMPTY_CHECK_S = 0.002
 _SWEEP_S = 2.0
+_LEAF = "main"
 _REMEDY = (
     "run as root, or under systemd with delegation: `Delegate=yes` in the unit, or "
     "`systemd-run --user --scope -p Delegate=yes COMMAND`"
@@ -225,6 +227,8 @@ def open_pool_cgroup(name: str) -> PoolCgroup:
     layout = read_layout()
     if layout is None:
         raise _unavailable("no hierarchy with the controllers memory, pids and cpu is mounted")
+    if layout.v2 is not None and not layout.v1:
+        layout = attrs.evolve(layout, v2=_above_leaf(layout.v2))
     cgroup = PoolCgroup(layout, name)
     try:
         cgroup.open()
@@ -248,12 +252,21 @@ def _enable_controllers(own: Path) -> None:
     except OSError as error:
         if error.errno != errno.EBUSY or not _is_ours(own):
             raise
-        leaf = own / "main"
+        leaf = own / _LEAF
         leaf.mkdir(exist_ok=True)
         for pid in read(own / "cgroup.procs").split():
             with contextlib.suppress(ProcessLookupError):
                 write(leaf / "cgroup.procs", pid)
         _enable(own)
+
+
+def _above_leaf(own: Path) -> Path:
+    """The cgroup that was given to us, where an earlier pool has moved us to a leaf of it."""
+    if own.name == _LEAF and set(NEEDED) <= set(
+        read(own.parent / "cgroup.subtree_control").split()
+    ):
+        return own.parent
+    return own
 
 
 def _is_ours(folder: Path) -> bool:

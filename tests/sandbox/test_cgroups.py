@@ -123,6 +123,16 @@ def test_controllers_are_enabled_only_where_they_are_not(tmp_path: Path) -> None
     assert control.read_text() == "+memory +pids +cpu"
 
 
+def test_the_next_pool_finds_the_cgroup_above_the_leaf(tmp_path: Path) -> None:
+    leaf = tmp_path / "main"
+    leaf.mkdir()
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    assert cgroups._above_leaf(leaf) == tmp_path
+    assert cgroups._above_leaf(tmp_path) == tmp_path
+    (tmp_path / "cgroup.subtree_control").write_text("cpu\n")
+    assert cgroups._above_leaf(leaf) == leaf
+
+
 def test_a_delegated_cgroup_first_moves_its_processes_to_a_leaf(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

