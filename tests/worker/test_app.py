@@ -342,6 +342,8 @@ async def test_ninety_megabytes_up_and_down_are_never_in_memory(
         with trio.fail_after(60):
             ending = await master.until_ended(ref)
         grown_kib = memory_kib(pid, "VmHWM") - before_kib
+        process.terminate()
+        await process.wait()
     assert ending.outcome is Outcome.SUCCEEDED
     assert master.of(ref).result_bytes > size
     assert grown_kib < 32 * 1024

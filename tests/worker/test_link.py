@@ -37,6 +37,14 @@ async def next_session(master: RecordingMaster, last: Session) -> Session:
     return master.sessions[-1]
 
 
+async def shorten_lease(master: RecordingMaster) -> Session:
+    """Welcome the worker anew, with a lease that is soon over and is not renewed."""
+    last = master.sessions[-1]
+    master.lease_s, master.renews = 0.6, False
+    master.cut()
+    return await next_session(master, last)
+
+
 async def test_output_is_resumed_after_each_cut_without_gap_or_repeat(
     master: RecordingMaster, worker: Worker
 ) -> None:
@@ -94,32 +102,31 @@ async def test_an_end_is_reported_again_until_it_is_acknowledged(
 async def test_a_lease_that_is_not_renewed_ends_everything_and_tells_nobody(
     master: RecordingMaster, tmp_path: Path
 ) -> None:
-    master.lease_s = 1.0
     with capture_logs() as logs:
         async with running(master, tmp_path):
             ref, pids = await start_sleeper(master)
-            last = master.sessions[-1]
-            master.renews = False
+            last = await shorten_lease(master)
+            assert last.hello.held == (ref,)
             for pid in pids:
                 await gone(pid)
-            master.renews = True
-            session = await next_session(master, last)
-            assert session.hello.held == ()
+            master.lease_s, master.renews = 15.0, True
+            await master.until(lambda: any(s.hello.held == () for s in master.sessions))
             await master.run(shell("true"))
     assert master.of(ref).endings == []
     expired = [log for log in logs if log["event"] == "lease_expired"]
-    assert [(log["lease_s"], log["attempts_ended"]) for log in expired] == [(1.0, 1)]
+    assert (expired[0]["lease_s"], expired[0]["attempts_ended"]) == (0.6, 1)
 
 
 async def test_a_lease_runs_out_without_a_connection_too(
     master: RecordingMaster, tmp_path: Path
 ) -> None:
-    master.lease_s = 1.0
     async with running(master, tmp_path):
         _, pids = await start_sleeper(master)
+        await shorten_lease(master)
         await master.close()
         for pid in pids:
             await gone(pid)
+        master.lease_s, master.renews = 15.0, True
         await master.open()
         session = await master.until_connected()
         assert session.hello.held == ()
