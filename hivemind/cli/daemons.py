@@ -1,7 +1,5 @@
 """Commands that run a daemon: ``up``, ``master`` and ``worker``."""
 
-import os
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -71,7 +69,7 @@ def up(home: Path | None, listen: str | None, slots: int | None, limits: str | N
         )
 
     config, worker_config = _loaded(load)
-    _enter_scope(worker_config)
+    _enter_own_cgroup(worker_config)
     return _serve(lambda: _open_up(config, worker_config), config)
 
 
@@ -124,7 +122,7 @@ def worker(
         "limits": limits,
     }
     config = _loaded(lambda: load_worker_config(config_file, flags))
-    _enter_scope(config)
+    _enter_own_cgroup(config)
     return _serve(lambda: _open_worker(config), config)
 
 
@@ -140,23 +138,11 @@ def _loaded(load: Callable[[], C]) -> C:
         raise CommandFailed(text, status=2 if text.startswith("--") else None) from error
 
 
-def _enter_scope(config: "WorkerConfig") -> None:
-    """Go on in a cgroup of our own, where limits need one and the user's systemd gives it."""
-    from hivemind.worker.scope import enter_scope
+def _enter_own_cgroup(config: "WorkerConfig") -> None:
+    from hivemind.cli.own_cgroup import enter_own_cgroup
 
     if config.limits == "cgroup":
-        enter_scope(sys.argv, os.environ, has_cgroup=_has_cgroup)
-
-
-def _has_cgroup() -> bool:
-    import sandbox
-    from sandbox.cgroups import open_pool_cgroup
-
-    try:
-        open_pool_cgroup("hivemind").close()
-    except sandbox.Unavailable:
-        return False
-    return True
+        enter_own_cgroup()
 
 
 def _serve(

@@ -1,7 +1,6 @@
 """Faults as one line on standard error and an exit status. No traceback ever reaches a user."""
 
 import os
-import secrets
 import signal
 import sys
 from collections.abc import Callable
@@ -63,7 +62,7 @@ def _told(error: Exception, failure_status: int) -> int:
 
 
 def _tell_unforeseen(error: Exception) -> None:
-    fault_id = secrets.token_hex(4)
+    fault_id = os.urandom(4).hex()
     if os.environ.get("HIVEMIND_DEBUG") == "1":
         import traceback
 

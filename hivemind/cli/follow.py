@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 )
 @click.argument("task_id", metavar="ID")
 def logs(task_id: str, is_following: bool) -> None:
-    """Print a task's output, its stdout on stdout and its stderr on stderr."""
+    """Print a task's output: stdout on stdout, stderr on stderr."""
     from contextlib import aclosing
 
     from hivemind.cli.session import with_client
@@ -37,7 +37,10 @@ def logs(task_id: str, is_following: bool) -> None:
 @click.command(cls=Command)
 @click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 def wait(task_ids: tuple[str, ...]) -> int:
-    """Wait until all of the tasks have ended; exit with 0 if all succeeded, else 1."""
+    """Wait until tasks have ended.
+
+    Exits with 0 if all of them succeeded, else with 1 and a line for each that did not.
+    """
     import trio
 
     from hivemind.cli.faults import complain

@@ -27,6 +27,7 @@ _COMMANDS = {
     "node": "hivemind.cli.nodes:node",
     "account": "hivemind.cli.accounts:account",
     "whoami": "hivemind.cli.accounts:whoami",
+    "doctor": "hivemind.cli.doctor:doctor",
 }
 
 

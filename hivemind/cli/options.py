@@ -3,9 +3,8 @@
 import functools
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
-import attrs
 import click
 
 from hivemind.cli.lazy import Command
@@ -84,9 +83,11 @@ class ProgramCommand(Command):
         formatter.write_usage(ctx.command_path, "[OPTIONS] -- COMMAND [ARGS]...", "   or: ")
 
 
-@attrs.frozen(kw_only=True)
-class Wish:
-    """What the command line asks for."""
+class Wish(NamedTuple):
+    """What the command line asks for.
+
+    No attrs class, since ``hivemind --help`` comes by here and attrs is a third of its time.
+    """
 
     operands: tuple[str, ...]
     is_command: bool
@@ -130,9 +131,8 @@ def program_options(function: F) -> F:
             raise click.UsageError(
                 "nothing to run: give a file, a folder or an archive, or `-- COMMAND`", context
             )
-        own = {field.name for field in attrs.fields(Wish)}
-        wished = cast("dict[str, Any]", {k: v for k, v in given.items() if k in own})
-        rest = {key: value for key, value in given.items() if key not in own}
+        wished = cast("dict[str, Any]", {k: v for k, v in given.items() if k in Wish._fields})
+        rest = {key: value for key, value in given.items() if key not in Wish._fields}
         wish = Wish(
             operands=operands,
             is_command=context.meta[_IS_COMMAND],

@@ -14,11 +14,13 @@ import click
 
 from hivemind.cli import shapes
 from hivemind.cli.tables import print_fields, print_table
+from hivemind.core.wording import one_line
 
 if TYPE_CHECKING:
     from hivemind.core.explain import Explanation
     from hivemind.core.messages import Identity, NodeView, Secret, TaskDetail
     from hivemind.core.records import Task
+    from sandbox import Finding
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -43,6 +45,9 @@ class Output(Protocol):
 
     def secret(self, key: str, secret: "Secret") -> None:
         """A secret that is shown once; ``key`` names it."""
+
+    def findings(self, findings: Sequence["Finding"]) -> None:
+        """What a machine can enforce."""
 
 
 def output_for(as_json: bool) -> Output:
@@ -74,6 +79,9 @@ class _JsonOutput:
 
     def secret(self, key: str, secret: "Secret") -> None:
         self._print(shapes.secret_shape(key, secret))
+
+    def findings(self, findings: Sequence["Finding"]) -> None:
+        self._print(shapes.findings_shape(findings))
 
     def _print(self, document: shapes.Document) -> None:
         say(json.dumps(document, indent=2))
@@ -144,8 +152,6 @@ class _HumanOutput:
             )
 
     def explanation(self, task_id: str, explanation: "Explanation") -> None:
-        from hivemind.core.wording import one_line
-
         say(one_line(f"{task_id}: {explanation.headline}"))
         for cause in explanation.causes:
             say(one_line(f"- {cause.text}"))
@@ -185,6 +191,23 @@ class _HumanOutput:
 
     def secret(self, key: str, secret: "Secret") -> None:
         say(secret.text)
+
+    def findings(self, findings: Sequence["Finding"]) -> None:
+        for finding in findings:
+            say(
+                one_line(
+                    f"{'ok      ' if finding.ok else 'missing '}{finding.name}: {finding.detail}"
+                )
+            )
+            if finding.remedy:
+                say(one_line(f"        to mend it: {finding.remedy}"))
+        missing = [finding.name for finding in findings if not finding.ok]
+        if not missing:
+            say("tasks can run here")
+        elif missing == ["cgroup"]:
+            say("tasks can run here with --limits best-effort alone")
+        else:
+            say("no task can run here")
 
 
 def _state(task: "Task") -> str:

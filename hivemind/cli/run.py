@@ -27,7 +27,10 @@ class _RunCommand(ProgramCommand):
     help="Put the files of its output folder into PATH; where it ends in .zip, the whole result.",
 )
 def run(wish: Wish, output: Path | None) -> int:
-    """Run a script, a folder, an archive or a command on the pool, and show its output as it comes.
+    """Run a program on the pool and show its output.
+
+    FILE is a Python script or one that begins with #!, DIR a folder, ARCHIVE a zip or tar of one,
+    with a main.py or the like in it. What standard input holds goes along, unless it is a terminal.
 
     Exits with the task's own status, or 124: time limit; 125: it could not be run; 126, 127: the
     command cannot be executed, is not found; 130: interrupted; 137: out of memory, or too much

@@ -4,12 +4,14 @@ Sizes are bytes, ``*_s`` are seconds, ``*_millis`` are thousandths, and ``*_at``
 the epoch; what is not known, or has not happened, is null.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hivemind.core.explain import Explanation
     from hivemind.core.messages import Identity, NodeView, Secret, TaskDetail
     from hivemind.core.records import Attempt, Task
+    from sandbox import Finding
 
 Document = dict[str, Any]
 
@@ -141,6 +143,22 @@ def explanation_shape(task_id: str, explanation: "Explanation") -> Document:
         "causes": [
             {"kind": cause.kind, "text": cause.text, "count": cause.count}
             for cause in explanation.causes
+        ],
+    }
+
+
+def findings_shape(findings: "Sequence[Finding]") -> Document:
+    """``doctor``."""
+    return {
+        "can_run_tasks": all(finding.ok for finding in findings),
+        "findings": [
+            {
+                "name": finding.name,
+                "ok": finding.ok,
+                "detail": finding.detail,
+                "remedy": finding.remedy,
+            }
+            for finding in findings
         ],
     }
 

@@ -8,7 +8,7 @@ from hivemind.cli.options import ProgramCommand, Wish, program_options
 @click.command(cls=ProgramCommand)
 @program_options
 def submit(wish: Wish) -> None:
-    """Hand in a script, a folder, an archive or a command, and print the task's id.
+    """Hand in a program, as run does, and print its task's id.
 
     The id is printed once the task is safe on the master's disk.
     """

@@ -42,7 +42,7 @@ def show(task_id: str, as_json: bool) -> None:
 @click.argument("task_id", metavar="ID")
 @json_option
 def explain(task_id: str, as_json: bool) -> None:
-    """Say why a task is where it is: what it waits for, or why it ended."""
+    """Say what a task waits for, or why it ended."""
     from hivemind.cli.output import output_for
     from hivemind.cli.session import with_client
 

@@ -5,12 +5,12 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
 
 from hivemind.client.connection import Connection, Patience
-from hivemind.client.programs import Program, program_from_command, program_from_path
 from hivemind.client.results import fetch_result
 from hivemind.client.sources import Source, bytes_source, file_source
 from hivemind.client.submitting import OnSent, send_submission
@@ -31,6 +31,9 @@ from hivemind.core.records import OutputStream, Task
 from hivemind.rpc.contract.accounts import AccountsClient
 from hivemind.rpc.contract.nodes import NodesClient
 from hivemind.rpc.contract.tasks import TasksClient
+
+if TYPE_CHECKING:
+    from hivemind.client.programs import Program
 
 Stdin = bytes | Path | None
 
@@ -128,7 +131,7 @@ class Client:
         return await self.submit_program(program, stdin=_stdin_source(stdin))
 
     async def submit_program(
-        self, program: Program, *, stdin: Source | None = None, on_sent: OnSent | None = None
+        self, program: "Program", *, stdin: Source | None = None, on_sent: OnSent | None = None
     ) -> str:
         """As ``submit``, for a program looked at before; ``on_sent`` hears the progress."""
         self._connection.require_token()
@@ -313,7 +316,10 @@ def _program(
     ask: Ask,
     env: Mapping[str, str],
     name: str,
-) -> Program:
+) -> "Program":
+    # Archives and their compressions take tens of milliseconds to import; few calls need them.
+    from hivemind.client.programs import program_from_command, program_from_path
+
     if (source is None) == (not command):
         raise TypeError("give a source or a command, and not both")
     if source is None:

@@ -3,22 +3,25 @@
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 import attrs
 
 from hivemind.client.connection import Connection
-from hivemind.client.programs import Program
 from hivemind.client.sources import Source, read_in_thread
 from hivemind.core.messages import UploadChunk, UploadPart
 from hivemind.rpc.contract.tasks import TasksClient
 from hivemind.rpc.errors import RpcError
+
+if TYPE_CHECKING:
+    from hivemind.client.programs import Program
 
 OnSent = Callable[[int, int], None]
 """Told how many bytes of how many were sent; equal once everything was."""
 
 
 async def send_submission(
-    connection: Connection, program: Program, stdin: Source | None, on_sent: OnSent | None
+    connection: Connection, program: "Program", stdin: Source | None, on_sent: OnSent | None
 ) -> str:
     """The id of the task that was made, exactly one however often the submit was repeated.
 
