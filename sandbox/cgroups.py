@@ -205,7 +205,7 @@ class PoolCgroup:
         if v2 is not None and not self._v1_parents:
             return RunCgroup(v2, V2Controllers(v2))
         folders = {controller: path / name for controller, path in self._v1_parents.items()}
-        return RunCgroup(v2, V1Controllers(folders))
+        return RunCgroup(v2, V1Controllers(folders, v2))
 
     def close(self) -> None:
         """Kill what is left in the pool's folders and remove them; the first goes last."""

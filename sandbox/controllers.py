@@ -18,13 +18,17 @@ OVERHEAD_PIDS = 2  # bubblewrap outside and its init inside
 
 
 class V1Controllers:
-    """The folders of one run in the v1 hierarchies, by controller."""
+    """The folders of one run in the v1 hierarchies, by controller.
 
-    def __init__(self, folders: dict[str, Path]) -> None:
+    On the hybrid layout `v2` is its folder in the cgroup2 hierarchy, which counts processor time.
+    """
+
+    def __init__(self, folders: dict[str, Path], v2: Path | None) -> None:
         self._memory = folders["memory"]
         self._pids = folders["pids"]
         self._cpu = folders["cpu"]
-        self._cpuacct = folders["cpuacct"]
+        self._v2 = v2
+        self._cpuacct = folders.get("cpuacct", folders["cpu"])
         self._oom_notice = -1
         self.folders = tuple(dict.fromkeys(folders.values()))
 
@@ -55,6 +59,8 @@ class V1Controllers:
 
     def cpu_s(self) -> float:
         """Processor time used so far."""
+        if self._v2 is not None:
+            return _counter(self._v2 / "cpu.stat", "usage_usec") / 1e6
         return int(read(self._cpuacct / "cpuacct.usage")) / 1e9
 
     def memory_peak_bytes(self) -> int:

@@ -18,6 +18,7 @@ class Layout:
     Attributes:
         v2: our own folder in the cgroup2 hierarchy, or None where there is none.
         v1: controller to our own folder in its v1 hierarchy; empty where v2 has the controllers.
+            cpuacct is among them only where there is no v2 to count processor time.
     """
 
     v2: Path | None
@@ -51,7 +52,10 @@ def find_layout(mountinfo: str, own: str) -> Layout | None:
                     v1.setdefault(name, folder)
     if v2 is not None and _has_controllers(v2):
         return Layout(v2=v2, v1={})
-    if set(v1) == set(_V1_NEEDED):
+    if v2 is not None:
+        # Its cpu.stat counts without any controller: one hierarchy less to join.
+        v1.pop("cpuacct", None)
+    if set(v1) == set(NEEDED if v2 is not None else _V1_NEEDED):
         return Layout(v2=v2, v1=v1)
     return None
 

@@ -6,19 +6,19 @@ gone. Whatever goes wrong before bubblewrap runs is one JSON line on the report 
 """
 
 # Descriptors and plain strings throughout; pathlib would slow the start.
-# ruff: noqa: PTH123
+# ruff: noqa: PTH123, PTH208
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
-import platform
 import resource
 import signal
 from typing import Any, NoReturn
 
-from sandbox.spawner import bwrap, linux, seccomp, stage
+from sandbox.spawner import bwrap, linux, stage
 
 _ARGS_FD, _SECCOMP_FD, _STATUS_FD = 3, 4, 5
 _ABOVE = 16  # descriptors are first moved out of the way of the numbers above
@@ -28,6 +28,7 @@ def become_sandbox(
     start: dict[str, Any],
     *,
     bwrap_path: str,
+    filter_program: bytes,
     as_root: bool,
     slot: int,
     uid: int,
@@ -40,6 +41,7 @@ def become_sandbox(
     Args:
         start: the run as `sandbox.link` describes it.
         bwrap_path: bubblewrap in the spawner's tree.
+        filter_program: the seccomp filter.
         as_root: whether ids are to be changed (else there are only capabilities to drop).
         slot: whose mounts to use.
         uid: the unprivileged uid and gid to take on.
@@ -71,7 +73,7 @@ def become_sandbox(
         _arrange_descriptors(
             streams,
             _memory_file("args", words),
-            _memory_file("filter", seccomp.build_filter(platform.machine())),
+            _memory_file("filter", filter_program),
             report,
         )
         report = _STATUS_FD
@@ -160,4 +162,8 @@ def _arrange_descriptors(
     ]
     for number, descriptor in enumerate(wanted):
         os.dup2(descriptor, number, inheritable=True)
-    os.closerange(len(wanted), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    # All others are close-on-exec by now; a list, for counting to the limit may take long.
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) >= len(wanted):
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
+                os.close(int(name))

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import select
 import socket
 from typing import Any
 
-from sandbox.spawner import child, collect, house, linux
+from sandbox.spawner import child, collect, house, linux, seccomp
 
 _MESSAGE_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 32
@@ -29,6 +30,7 @@ class Spawner:
         self._link = link
         self._as_root: bool = config["as_root"]
         self._bwrap_path = bwrap_path
+        self._filter = seccomp.build_filter(platform.machine())
         self._children: dict[int, tuple[int, int]] = {}  # pidfd: (pid, id)
         self._poll = select.poll()
         self._poll.register(link, select.POLLIN)
@@ -87,6 +89,7 @@ class Spawner:
             child.become_sandbox(
                 start,
                 bwrap_path=self._bwrap_path,
+                filter_program=self._filter,
                 as_root=self._as_root,
                 slot=slot,
                 uid=uid,
