@@ -91,11 +91,6 @@ class Link:
         self._was_connected: bool | None = None
         self._draining = False
 
-    @property
-    def is_connected(self) -> bool:
-        """Whether the master has welcomed this worker on the present connection."""
-        return self._was_connected is True
-
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the link until cancelled; started at the first welcome."""
         async with trio.open_nursery() as deliveries:

@@ -100,6 +100,9 @@ class Runner:
         if ref in self._held:
             return
         folder = self._outbox.folder(ref)
+        if ref in self._running:
+            self._refuse_with(ref, RefusalKind.BUSY, "what was killed of it is still ending")
+            return
         if self._attempts is None or self.draining:
             self._refuse_with(ref, RefusalKind.BUSY, "the node is draining")
             return
@@ -192,7 +195,10 @@ class Runner:
     async def _drop(self, held: HeldAttempt) -> None:
         """Remove what is kept of the attempt; a drain that ends meanwhile waits for it."""
         with trio.move_on_after(_DROP_S, shield=True):
-            await self._outbox.drop(held.folder)
+            try:
+                await self._outbox.drop(held.folder)
+            except OSError as error:
+                log.warning("leftover_not_removed", path=str(held.folder.path), reason=str(error))
 
     def _refuse_with(self, ref: AttemptRef, kind: RefusalKind, detail: str) -> None:
         log.info(

@@ -162,24 +162,36 @@ class RecordingMaster:
     ) -> AttemptRef:
         """Give an attempt to the worker that is connected."""
         ref = ref or new_ref()
+        item = self.assignment(ref, spec, payload, stdin, account=account, announced=announced)
+        self.sessions[-1].send(item)
+        return ref
+
+    def assignment(
+        self,
+        ref: AttemptRef,
+        spec: TaskSpec,
+        payload: bytes | None = None,
+        stdin: bytes | None = None,
+        *,
+        account: str = "alice",
+        announced: int | None = None,
+    ) -> Assignment:
+        """An attempt to be given to a worker."""
         self.of(ref)
         fetch = {}
         for name, data in (("payload", payload), ("stdin", stdin)):
             if data is not None and (len(data) > INLINE_BYTES or announced is not None):
                 self.blobs[ref, name == "stdin"] = data
                 fetch[f"{name}_to_fetch"] = len(data) if announced is None else announced
-        self.sessions[-1].send(
-            Assignment(
-                ref=ref,
-                lease_id="lease",
-                account=account,
-                spec=encode_spec(spec),
-                payload=None if "payload_to_fetch" in fetch else payload,
-                stdin=None if "stdin_to_fetch" in fetch else stdin,
-                **fetch,
-            )
+        return Assignment(
+            ref=ref,
+            lease_id="lease",
+            account=account,
+            spec=encode_spec(spec),
+            payload=None if "payload_to_fetch" in fetch else payload,
+            stdin=None if "stdin_to_fetch" in fetch else stdin,
+            **fetch,
         )
-        return ref
 
     async def run(
         self, spec: TaskSpec, payload: bytes | None = None, stdin: bytes | None = None

@@ -261,6 +261,17 @@ async def test_an_assignment_that_is_repeated_runs_once(
     assert len(master.of(ref).endings) == 1
 
 
+async def test_a_killed_attempt_is_not_begun_anew_while_it_is_ending(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    ref = master.assign(shell("echo up; sleep 600"))
+    await master.until(lambda: master.of(ref).started)
+    master.sessions[-1].send(KillOrder(ref), master.assignment(ref, shell("true")))
+    refusal = await master.until_refused(ref)
+    assert refusal.kind is RefusalKind.BUSY
+    assert (await master.run(shell("echo fine"))).stdout == b"fine\n"
+
+
 async def test_one_attempts_failure_does_not_touch_another(
     master: RecordingMaster, worker: Worker
 ) -> None:
