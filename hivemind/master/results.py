@@ -7,20 +7,24 @@ compressed, and a download costs no more than reading a file.
 
 import io
 import json
-import tarfile
 import zipfile
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterable
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import attrs
 import trio
 
 from hivemind.core.records import Attempt, OutputStream, Task
 from hivemind.master.output import OutputLog
+from hivemind.master.tars import BadTar, members
 
 _PIECE_BYTES = 256 * 1024
+_MOST_FILES = 50_000
+"""The zip's directory is held until its end, at about a kilobyte for each file; a worker sends no
+more than so many."""
+_MOST_NAME = 4096
 
 
 @attrs.frozen(kw_only=True)
@@ -120,46 +124,57 @@ def _add_outputs(
     """
     if outputs is None:
         return ""
-    source: IO[bytes] = io.BytesIO(outputs) if isinstance(outputs, bytes) else outputs.open("rb")
     left_out = 0
-    names: set[str] = set()
-    with source:
-        try:
-            with tarfile.open(fileobj=source, mode="r|", bufsize=_PIECE_BYTES) as tar:
-                for member in tar:
-                    name = _safe_name(member.name)
-                    file = tar.extractfile(member) if _is_plain(member) else None
-                    if file is None or name is None or name in names:
-                        left_out += not member.isdir()
-                        continue
-                    names.add(name)
-                    yield from _add(
-                        archive,
-                        outlet,
-                        f"output/{name}",
-                        stamp,
-                        _file_pieces(file),
-                        executable=bool(member.mode & 0o100),
-                    )
-        except (tarfile.TarError, EOFError, OSError, UnicodeError) as error:
-            return f"the outputs cannot be read to their end: {error}"
+    names = _Names()
+    try:
+        with io.BytesIO(outputs) if isinstance(outputs, bytes) else outputs.open("rb") as source:
+            for member in members(source):
+                name = _safe_name(member.name)
+                if not member.is_file or name is None or not names.take(name):
+                    left_out += not member.is_folder
+                    continue
+                yield from _add(
+                    archive,
+                    outlet,
+                    f"output/{name}",
+                    stamp,
+                    member.pieces(),
+                    executable=member.is_executable,
+                )
+                if len(names) == _MOST_FILES:
+                    return f"there are more than {_MOST_FILES} outputs, and the rest is left out"
+    except BadTar as error:
+        return f"the outputs cannot be read to their end: {error}"
+    except OSError as error:
+        return f"the outputs cannot be read to their end: {error.strerror}"
     return f"{left_out} outputs were not plain files and were left out" if left_out else ""
 
 
-def _is_plain(member: tarfile.TarInfo) -> bool:
-    return member.isreg() and not member.issparse()
+class _Names:
+    """The names that a zip has, none of which may stand in another's way when it is unpacked."""
 
+    def __init__(self) -> None:
+        self._files: set[str] = set()
+        self._folders: set[str] = set()
 
-def _file_pieces(file: IO[bytes]) -> Iterator[bytes]:
-    while piece := file.read(_PIECE_BYTES):
-        yield piece
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def take(self, name: str) -> bool:
+        """Whether the name is free, and a file of it can be made; then it is taken."""
+        folders = [str(folder) for folder in PurePosixPath(name).parents]
+        if name in self._files or name in self._folders or not self._files.isdisjoint(folders):
+            return False
+        self._files.add(name)
+        self._folders.update(folders)
+        return True
 
 
 def _safe_name(name: str) -> str | None:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        return None
     text = str(path)
+    if path.is_absolute() or ".." in path.parts or not path.parts or len(text) > _MOST_NAME:
+        return None
     if not text.isprintable() or "\\" in text:
         return None
     return text
