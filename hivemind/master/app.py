@@ -148,7 +148,6 @@ class Master:
             rules=self.rules,
             clock=time.time,
             random_bytes=secrets.token_bytes,
-            rates=self._rates,
         )
         return Links(
             tools,

@@ -1,8 +1,10 @@
 """How a worker becomes a node of the pool, and proves later that it is still the same one."""
 
+import hashlib
+import hmac
+import struct
 from collections.abc import Callable
 
-import attrs
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
@@ -13,24 +15,18 @@ from hivemind.core.policy import PoolRules
 from hivemind.core.records import Node
 from hivemind.master import commands
 from hivemind.master.authority import Authority
-from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
 from hivemind.master.secrets import digest_of
 from hivemind.rpc.auth import InvalidToken
-from hivemind.rpc.contract.faults import NamedFault, denied, exhausted, invalid, unauthenticated
-from hivemind.rpc.errors import ErrorCode
+from hivemind.rpc.contract.faults import NamedFault, denied, invalid, unauthenticated
+from hivemind.rpc.errors import CallRefused, ErrorCode
 
 ENROL_CONTEXT = b"hivemind enrol"
 PROVE_CONTEXT = b"hivemind prove"
 
 _NONCE_S = 60.0
-_MOST_NONCES = 10_000
-
-
-@attrs.frozen
-class _Nonce:
-    node_id: str
-    until: float
+_NONCE = struct.Struct("<dQ")
+_MAC_BYTES = 32
 
 
 class Enroller:
@@ -44,22 +40,23 @@ class Enroller:
         rules: Callable[[], PoolRules],
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
-        rates: RateLimiter,
     ) -> None:
         self._reactor = reactor
         self._authority = authority
         self._rules = rules
         self._clock = clock
         self._random_bytes = random_bytes
-        self._rates = rates
-        self._nonces: dict[bytes, _Nonce] = {}
+        self._nonce_key = random_bytes(32)
+        self._serial = 0
+        self._last_serials: dict[str, int] = {}
 
     async def enrol(self, peer: str, enrolment: Enrolment) -> Enrolled:
         """Take a node in, for the account whose join token, or whose own token, it shows.
 
-        Raises CallRefused.
+        A key that is known is the node that it was: the answer may have been lost, and the join
+        token with it. Tries are not counted, since a secret of 160 bits cannot be guessed, and a
+        rack of workers may come from one address at once. Raises CallRefused.
         """
-        self._rates.check("enrol", _host(peer))
         if len(enrolment.public_key) != 32:
             raise invalid("a node's public key is 32 bytes of Ed25519")
         try:
@@ -72,7 +69,13 @@ class Enroller:
             enrolment.signature,
         ):
             raise denied("the enrolment was not signed with the key that it names")
-        account, digest = self._sponsor(enrolment.join_token)
+        try:
+            account, digest = self._sponsor(enrolment.join_token)
+        except CallRefused:
+            known = self._holder_of(enrolment.public_key)
+            if known is None:
+                raise
+            return Enrolled(node_id=known.id, account=known.account)
         now = self._clock()
         node = Node(
             id=make_task_id(int(now * 1000), self._random_bytes(10)),
@@ -83,6 +86,10 @@ class Enroller:
         )
         node = await self._reactor.perform(lambda turn: commands.enrol(turn, node, digest))
         return Enrolled(node_id=node.id, account=node.account)
+
+    def _holder_of(self, public_key: bytes) -> Node | None:
+        nodes = self._reactor.cluster.nodes.values()
+        return next((node for node in nodes if node.public_key == public_key), None)
 
     def _sponsor(self, join_token: str) -> tuple[str, bytes | None]:
         """Whose node it will be, and the digest of the one-time secret that this uses up."""
@@ -103,22 +110,30 @@ class Enroller:
         return token.account, digest
 
     def challenge(self, node_id: str) -> bytes:
-        """A nonce for this node, good for a minute. One for an unknown node is as good as any."""
-        now = self._clock()
-        for nonce, known in list(self._nonces.items())[:2]:
-            if known.until <= now:
-                del self._nonces[nonce]
-        if len(self._nonces) >= _MOST_NONCES:
-            raise exhausted("too many workers are proving themselves at once; try again")
-        nonce = self._random_bytes(32)
-        self._nonces[nonce] = _Nonce(node_id, now + _NONCE_S)
-        return nonce
+        """A nonce for this node, good for a minute. One for an unknown node is as good as any.
+
+        Nothing is kept of it: strangers may ask for as many as they like.
+        """
+        self._serial += 1
+        stamp = _NONCE.pack(self._clock(), self._serial)
+        return stamp + self._mac(node_id, stamp)
+
+    def _mac(self, node_id: str, stamp: bytes) -> bytes:
+        return hashlib.blake2b(
+            stamp + node_id.encode(), key=self._nonce_key, digest_size=_MAC_BYTES
+        ).digest()
 
     def prove(self, node_id: str, nonce: bytes, signature: bytes) -> NodeToken:
-        """A token for the node that signed its nonce; a nonce serves once."""
-        known = self._nonces.pop(nonce, None)
-        if known is None or known.node_id != node_id or known.until <= self._clock():
-            raise denied("this nonce is unknown, used or expired; ask for a new challenge")
+        """A token for the node that signed its nonce. A nonce serves once, and none serves after
+        a later one.
+        """
+        stamp, mac = nonce[: _NONCE.size], nonce[_NONCE.size :]
+        if not hmac.compare_digest(mac, self._mac(node_id, stamp)):
+            raise _bad_nonce()
+        issued_at, serial = _NONCE.unpack(stamp)
+        is_used = serial <= self._last_serials.get(node_id, 0)
+        if is_used or not 0 <= self._clock() - issued_at < _NONCE_S:
+            raise _bad_nonce()
         node = self._reactor.cluster.nodes.get(node_id)
         if node is None:
             raise NamedFault(
@@ -126,6 +141,7 @@ class Enroller:
             )
         if not _is_signed(node.public_key, PROVE_CONTEXT + nonce, signature):
             raise unauthenticated(f"the signature is not node {node_id}'s")
+        self._last_serials[node_id] = serial
         ttl_s = self._rules().node_token_ttl_s
         return NodeToken(text=self._authority.node_token(node, ttl_s), expires_in_s=ttl_s)
 
@@ -138,5 +154,5 @@ def _is_signed(public_key: bytes, message: bytes, signature: bytes) -> bool:
     return True
 
 
-def _host(peer: str) -> str:
-    return peer.rpartition(":")[0]
+def _bad_nonce() -> CallRefused:
+    return denied("this nonce is unknown, used or expired; ask for a new challenge")
