@@ -76,13 +76,18 @@ def submit(turn: Turn, new: NewTask, *, most_unfinished: int) -> Task:
         twin = turn.find_new(task.account, task.client_key)
         if twin is not None:
             return twin
-    if turn.unfinished_of(task.account) >= most_unfinished:
-        raise exhausted(
-            f"account {task.account} has {most_unfinished} unfinished tasks, which is the most;"
-            " wait for some or stop some",
-        )
+    check_unfinished(task.account, turn.unfinished_of(task.account), most=most_unfinished)
     turn.add_task(new)
     return turn.step(task.id, Admit()).task
+
+
+def check_unfinished(account: str, unfinished: int, *, most: int) -> None:
+    """Raise CallRefused where the account may have no more tasks."""
+    if unfinished >= most:
+        raise exhausted(
+            f"account {account} has {most} unfinished tasks, which is the most;"
+            " wait for some or stop some",
+        )
 
 
 def stop(turn: Turn, task_id: str, by: str) -> Task | None:

@@ -14,6 +14,7 @@ from hivemind.core.explain import Explanation, explain
 from hivemind.core.ids import (
     check_client_id,
     check_client_key,
+    check_node_name,
     check_task_name,
     is_task_id,
     make_task_id,
@@ -112,6 +113,12 @@ class Tasks:
         known = await self._known(task)
         if known is not None:
             return known
+        # Looked at again in its turn; before it, so that nothing is uploaded in vain.
+        commands.check_unfinished(
+            account.name,
+            self._reactor.cluster.unfinished_of[account.name],
+            most=self._rules().queue_per_account,
+        )
         async with self._uploads.receive(chunks, with_stdin=submission.has_stdin) as uploaded:
             _check_payload(submission.kind, uploaded.payload.head)
             new = NewTask(
@@ -124,7 +131,7 @@ class Tasks:
             made: Task | None = None
             refusal = ""
             try:
-                made = await self._reactor.perform(
+                made = await self._reactor.settle(
                     lambda turn: commands.submit(turn, new, most_unfinished=most)
                 )
             except DuplicateTask as error:
@@ -143,10 +150,9 @@ class Tasks:
     def _draft(self, account: Account, submission: Submission) -> tuple[Task, TaskSpec]:
         """The task and its spec, within the policy that it asks for."""
         profile = self._profile(submission.ask.policy or "default")
-        unfinished = self._reactor.cluster.unfinished_of[account.name]
         try:
             _check_names(submission)
-            admitted = admit(submission.ask, profile, account, self._rules(), unfinished=unfinished)
+            admitted = admit(submission.ask, profile, account, self._rules())
             spec = TaskSpec(
                 kind=submission.kind,
                 filename=submission.filename,
@@ -328,13 +334,17 @@ class Tasks:
 
         Raises CallRefused: there is none, or it is another account's.
         """
+        task: Task | None = None
         if is_task_id(task_id):
             task = self._reactor.cluster.tasks.get(task_id) or await self._store.task(task_id)
-        else:
-            task = await self._store.find_task(caller.account, client_id=task_id)
+        is_theirs = task is not None and task.account != caller.account
+        if task is None or is_theirs:
+            mine = await self._store.find_task(caller.account, client_id=task_id)
+            if mine is not None:
+                return self._reactor.cluster.tasks.get(mine.id) or mine
         if task is None:
             raise _no_such_task(task_id)
-        if task.account != caller.account and caller.role != Role.ADMIN:
+        if is_theirs and caller.role != Role.ADMIN:
             raise denied(f"no task {task_id} of yours", ErrorCode.TASK_NOT_FOUND)
         return task
 
@@ -352,6 +362,10 @@ def _check_names(submission: Submission) -> None:
         check_client_key(submission.client_key)
     if submission.name:
         check_task_name(submission.name)
+    # These stay in memory with the task for as long as it waits.
+    for wish in (submission.ask.location, submission.ask.gpu_name):
+        if wish:
+            check_node_name(wish)
 
 
 def _check_payload(kind: PayloadKind, head: bytes) -> None:

@@ -10,7 +10,7 @@ import trio
 
 from hivemind.core.messages import INLINE_BYTES, UploadChunk, UploadPart
 from hivemind.core.records import Blob
-from hivemind.rpc.contract.faults import invalid
+from hivemind.rpc.contract.faults import Unsettled, invalid, unavailable
 from hivemind.rpc.spool import Spool, SpoolFile
 from hivemind.store.blobs import BlobFolder
 
@@ -18,6 +18,11 @@ _HEAD_BYTES = 64 * 1024
 """How much of a payload is kept at hand, to tell what it is."""
 
 _CLEANUP_S = 5.0
+
+_SILENCE_S = 60.0
+"""How long a client may send nothing while its files take up room."""
+
+_CLEANUP_S = 10.0
 
 
 @attrs.frozen(kw_only=True)
@@ -51,31 +56,33 @@ class Uploads:
     ) -> AsyncIterator[Uploaded]:
         """Everything that a submission sends, whole.
 
-        An error inside the block removes the files again: nothing names them yet.
+        An error inside the block removes the files again, since nothing names them yet; all but
+        Unsettled, with which that cannot be known.
 
         Raises:
-            CallRefused: too much, or standard input that was not announced.
+            CallRefused: too much, too slow, or standard input that was not announced.
         """
         source = _Parts(chunks)
-        payload = await self._receive(source.part(UploadPart.PAYLOAD))
+        received: list[Upload] = []
         try:
+            payload = await self._receive(source.part(UploadPart.PAYLOAD))
+            received.append(payload)
             stdin = Upload(blob=None, head=b"")
             if with_stdin:
                 stdin = await self._receive(source.part(UploadPart.STDIN))
+                received.append(stdin)
                 if stdin.blob is None:
                     stdin = Upload(blob=Blob(size=0, inline=b""), head=b"")
             if not await source.is_exhausted():
                 raise invalid("standard input was sent and not announced by the header")
-        except Exception:
-            with trio.move_on_after(_CLEANUP_S, shield=True):
-                await self.discard(payload)
-            raise
-        try:
             yield Uploaded(payload=payload, stdin=stdin)
-        except Exception:
+        except Unsettled:
+            # A row may name the files. If none does, they are removed at the next start.
+            raise
+        except BaseException:
             with trio.move_on_after(_CLEANUP_S, shield=True):
-                await self.discard(payload)
-                await self.discard(stdin)
+                for upload in received:
+                    await self.discard(upload)
             raise
 
     async def discard(self, upload: Upload) -> None:
@@ -98,8 +105,7 @@ class Uploads:
     async def _spool_rest(self, begun: bytes, pieces: AsyncIterator[bytes]) -> Upload:
         async with self._spool.open_file(max_bytes=self._most_bytes()) as file:
             await file.write(begun)
-            async for piece in pieces:
-                await file.write(piece)
+            await file.fill(pieces)
             return await self._adopt(file, begun[:_HEAD_BYTES])
 
     async def _adopt(self, file: SpoolFile, head: bytes) -> Upload:
@@ -126,5 +132,8 @@ class _Parts:
 
     async def _peek(self) -> UploadChunk | None:
         if self._next is None:
-            self._next = await anext(self._chunks, None)
+            with trio.move_on_after(_SILENCE_S) as waiting:
+                self._next = await anext(self._chunks, None)
+            if waiting.cancelled_caught:
+                raise unavailable(f"nothing came for {_SILENCE_S:g} s; submit again")
         return self._next
