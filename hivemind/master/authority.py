@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import attrs
 from nacl.signing import SigningKey, VerifyKey
 
 from hivemind.core.records import Account, Node
@@ -83,4 +84,7 @@ class Authority:
             raise InvalidToken(f"account {claims.subject} is not of this pool; log in again")
         if claims.kind == "node" and claims.node_id not in cluster.nodes:
             raise InvalidToken(f"node {claims.node_id} was forgotten; enrol it anew")
-        return claims.principal()
+        principal = claims.principal()
+        if claims.kind == "account":
+            return attrs.evolve(principal, role=cluster.accounts[claims.subject].role.value)
+        return principal

@@ -1,5 +1,6 @@
 """The pool's machines, as people see them."""
 
+import time
 from collections.abc import Callable
 
 import trio
@@ -17,10 +18,18 @@ _MOST = 200
 class Nodes:
     """See ``rpc.contract.nodes.NodeHandlers``."""
 
-    def __init__(self, reactor: Reactor, links: Links, *, rules: Callable[[], PoolRules]) -> None:
+    def __init__(
+        self,
+        reactor: Reactor,
+        links: Links,
+        *,
+        rules: Callable[[], PoolRules],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._reactor = reactor
         self._links = links
         self._rules = rules
+        self._clock = clock
 
     async def list_nodes(self, caller: Principal, cursor: str, limit: int) -> NodeList:
         """A page of nodes, by id; everybody may see what the pool is made of."""
@@ -61,7 +70,7 @@ class Nodes:
             limits=capabilities.limits,
             sandbox=capabilities.sandbox,
             trust=node.trust,
-            last_seen_at=node.last_seen_at,
+            last_seen_at=node.last_seen_at if quiet_s is None else self._clock() - quiet_s,
             hostname=capabilities.hostname,
             version=capabilities.version,
         )
