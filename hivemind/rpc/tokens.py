@@ -141,6 +141,10 @@ def _base64(data: bytes) -> str:
 def _unbase64(text: str) -> bytes:
     try:
         padded = text.encode("ascii") + b"=" * (-len(text) % 4)
-        return base64.b64decode(padded, altchars=b"-_", validate=True)
+        data = base64.b64decode(padded, altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
         raise ValueError("not base64url") from None
+    # The last digit may have bits that say nothing: only one way to write a token is a token.
+    if _base64(data) != text:
+        raise ValueError("not the one way to write it")
+    return data

@@ -50,6 +50,18 @@ def _stored(number: int) -> int:
     return number
 
 
+_LABEL_CHARACTERS = 200
+
+
+def _label(text: str) -> str:
+    """What a node calls something of its own: kept in memory, and shown to everybody."""
+    if len(text) > _LABEL_CHARACTERS or not text.isprintable():
+        raise MalformedMessage(
+            f"{text[:40]!a} is no name: up to {_LABEL_CHARACTERS} printable characters are"
+        )
+    return text
+
+
 def _ref_to_wire(ref: AttemptRef) -> v1.AttemptRef:
     return v1.AttemptRef(task_id=ref.task_id, attempt=ref.attempt)
 
@@ -74,13 +86,16 @@ def _hello_to_wire(hello: Hello) -> v1.Hello:
 
 
 def _hello_from_wire(wire: v1.Hello) -> Hello:
+    capacity = capacity_from_wire(wire.capacity)
+    _label(capacity.gpu_name)
+    _label(capacity.location)
     return Hello(
         capabilities=Capabilities(
-            capacity=capacity_from_wire(wire.capacity),
-            hostname=wire.hostname,
-            version=wire.version,
-            limits=wire.limits,
-            sandbox=wire.sandbox,
+            capacity=capacity,
+            hostname=_label(wire.hostname),
+            version=_label(wire.version),
+            limits=_label(wire.limits),
+            sandbox=_label(wire.sandbox),
         ),
         held=tuple(_ref_from_wire(ref) for ref in wire.held),
         draining=wire.draining,
