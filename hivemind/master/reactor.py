@@ -19,7 +19,7 @@ from hivemind.core.records import Task
 from hivemind.master.backups import Backups
 from hivemind.master.cluster import Cluster, load_cluster
 from hivemind.master.turn import Turn
-from hivemind.rpc.contract.faults import Unsettled, unavailable
+from hivemind.rpc.contract.faults import Unsettled, not_now, unavailable
 from hivemind.store.api import CommitFailed, DuplicateTask, OutcomeUnknown, Store
 
 T = TypeVar("T")
@@ -293,8 +293,10 @@ def _not_serving() -> Exception:
 
 
 def _not_stored(error: CommitFailed) -> Exception:
-    return unavailable(
-        f"the master could not store this, and nothing was changed; try again ({error})",
+    # Not "unavailable", which clients repeat by themselves: a full disk wants a person.
+    return not_now(
+        f"the master could not store this, and nothing was changed; mend its disk, then try again"
+        f" ({error})",
     )
 
 

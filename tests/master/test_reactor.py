@@ -228,7 +228,7 @@ async def test_a_commit_that_fails_changes_nothing_at_all(store: GatedStore) -> 
         assert listener.kinds() == []
         assert {type(one) for one in got} == {CallRefused}
         (text,) = {str(one) for one in got}
-        assert text.startswith("the master could not store this, and nothing was changed; try")
+        assert text.startswith("the master could not store this, and nothing was changed; mend")
         assert "\n" not in text
         await check(reactor, store)
         # The master goes on, and the same commands are taken now.
