@@ -287,7 +287,7 @@ def _what_is_missing(error: sandbox.Unavailable, config: WorkerConfig) -> str:
             "or start it with --limits best-effort: limits are then watched from outside, which a "
             "task can outrun for a moment"
         )
-    return "\n".join(lines)
+    return ";\n".join(lines)
 
 
 @contextmanager
