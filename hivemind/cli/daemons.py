@@ -112,8 +112,12 @@ def worker(
 
     Prints `ready HOST:PORT`, where it tells its health, when the master has let it in.
     """
-    from hivemind.settings.daemon import load_worker_config
+    import os
 
+    from hivemind.settings.daemon import MASTER_VARIABLE, load_worker_config
+
+    if not (master_address or config_file or os.environ.get(MASTER_VARIABLE)):
+        raise click.UsageError(f"no master is named: give --master, or set {MASTER_VARIABLE}")
     flags = {
         "home": home,
         "master": master_address,
@@ -154,9 +158,11 @@ def _serve(
     from hivemind.cli.faults import CommandFailed
     from hivemind.cli.log_setup import set_up_logs
     from hivemind.cli.serving import serve_until_signalled
+    from hivemind.settings.home import make_home
 
     set_up_logs(config.log_format, config.log_level)
     try:
+        make_home(config.home)
         return trio.run(serve_until_signalled, open_running)
     except* _foreseen() as group:
         failure: BaseException = group

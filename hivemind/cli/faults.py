@@ -34,15 +34,16 @@ def status_of(run: Callable[[], Any], failure_status: int) -> int:
     """How a command went: what ``run`` returns (None is 0), or what its fault comes to.
 
     The one place where exception groups are unwrapped: the fault that a nursery wraps is told like
-    a bare one. Usage errors, interrupts and broken pipes pass, bare.
+    a bare one. Usage errors and interrupts pass, bare. A pipe that nobody reads any more ends the
+    process.
     """
     try:
         status = run()
     except (Exception, BaseExceptionGroup) as raised:
         error = _only(raised)
-        if isinstance(
-            error, click.ClickException | click.exceptions.Exit | click.Abort | BrokenPipeError
-        ):
+        if isinstance(error, BrokenPipeError):
+            die_of_broken_pipe()
+        if isinstance(error, click.ClickException | click.exceptions.Exit | click.Abort):
             raise error from None
         if not isinstance(error, Exception):
             raise error from None

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from hivemind.cli.faults import complain, die_of_broken_pipe
+from hivemind.cli.faults import complain
 from hivemind.cli.lazy import LazyGroup
 
 MISUSE = 2
@@ -85,6 +85,6 @@ def run_main(arguments: list[str]) -> int:
         return 1
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        die_of_broken_pipe()
+    except SystemExit as ending:  # click's own: completion is done, or nobody reads the help
+        return ending.code if isinstance(ending.code, int) else 1
     return status if isinstance(status, int) else 0

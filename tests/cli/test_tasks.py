@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,12 @@ def test_unknown_ids_are_told_in_one_line(shell: Shell, tmp_path: Path) -> None:
         done = shell.run(*command, "no-such-task")
         assert done.returncode == 1
         assert re.fullmatch(r"hivemind: no task .*\n", done.stderr)
+
+
+def test_a_listing_whose_reader_went_away_ends_by_sigpipe(shell: Shell) -> None:
+    with shell.start("nodes", "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == -signal.SIGPIPE
