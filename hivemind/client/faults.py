@@ -1,7 +1,5 @@
 """From what a call raised to what a person is told. The one place where the two families meet."""
 
-from grpclib.const import Status
-
 from hivemind.client.errors import (
     ClientError,
     LostConnection,
@@ -20,6 +18,7 @@ from hivemind.rpc.errors import (
     ErrorCode,
     RemoteError,
     RpcError,
+    Status,
 )
 
 

@@ -6,7 +6,7 @@ in the trailing metadata under `ERROR_CODE_KEY`.
 
 from enum import IntEnum
 
-from grpclib.const import Status
+from grpclib.const import Status as Status  # what RemoteError.status is; told from here on
 from grpclib.exceptions import GRPCError
 
 ERROR_CODE_KEY = "hivemind-error-code"

@@ -10,12 +10,11 @@ from pathlib import Path
 import attrs
 import cattrs
 import trio
-from grpclib.const import Status
 from nacl.signing import SigningKey
 
 from hivemind.core.messages import Enrolment
 from hivemind.core.wording import one_line
-from hivemind.rpc.errors import RemoteError
+from hivemind.rpc.errors import RemoteError, Status
 from hivemind.worker.dial import Dial
 from hivemind.worker.durable import write_durably
 from hivemind.worker.errors import WorkerError

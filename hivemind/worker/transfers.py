@@ -11,11 +11,10 @@ from pathlib import Path
 
 import structlog
 import trio
-from grpclib.const import Status
 
 from hivemind.core.messages import UPLOAD_CHUNK_BYTES, AttemptRef, FinishedReport
 from hivemind.core.wording import one_line
-from hivemind.rpc.errors import RemoteError, RpcError
+from hivemind.rpc.errors import RemoteError, RpcError, Status
 from hivemind.supervision import Backoff
 from hivemind.worker.dial import Dial
 from hivemind.worker.errors import WorkerError
