@@ -143,16 +143,18 @@ class Links:
         self, node_id: str, batches: AsyncIterator[tuple[WorkerItem, ...]]
     ) -> AsyncGenerator[tuple[MasterItem, ...], None]:
         """See LinkHandlers. A node's newer link ends its older one."""
-        nursery = self._running()
         while (older := self._sessions.get(node_id)) is not None:
             older.end(superseded("a newer link of this node took this one's place"))
             await older.gone.wait()
             self._close(older)
+        nursery = self._running()
         session = Session(node_id, self._tools, on_joined=lambda: self._end_lease(node_id))
         self._sessions[node_id] = session
         log.info("link_opened", node_id=node_id)
         lease = self._leases.get(node_id)
-        nursery.start_soon(session.listen, batches, None if lease is None else lease.is_noted)
+        nursery.start_soon(
+            self._listen, session, batches, None if lease is None else lease.is_noted
+        )
         try:
             async with aclosing(session.orders()) as orders:
                 async for batch in orders:
@@ -161,8 +163,21 @@ class Links:
             session.end()
             with trio.move_on_after(_GOODBYE_S, shield=True):
                 await session.gone.wait()
-            self._close(session)
             log.info("link_closed", node_id=node_id)
+
+    async def _listen(
+        self,
+        session: Session,
+        batches: AsyncIterator[tuple[WorkerItem, ...]],
+        after: trio.Event | None,
+    ) -> None:
+        """Hear the worker out. The link is over then, though its other half may still wait for a
+        worker who reads nothing.
+        """
+        try:
+            await session.listen(batches, after)
+        finally:
+            self._close(session)
 
     def _close(self, session: Session) -> None:
         """The session is over: the node's lease runs until it says hello again."""
@@ -196,7 +211,9 @@ class Links:
         """See LinkHandlers. A report on an attempt that is over is answered and dropped."""
         ref = report.ref
         task = self._tools.reactor.cluster.tasks.get(ref.task_id)
-        if task is None or ref.attempt < task.attempt or task.state not in UNDER_WAY:
+        if task is None or ref.attempt < task.attempt:
+            return
+        if ref.attempt == task.attempt and task.state not in UNDER_WAY:
             return
         self._check_given(node_id, ref)
         async with self._spool.open_file(max_bytes=self._most_result_bytes(task.policy)) as file:

@@ -107,6 +107,8 @@ class Session:
 
     def order(self, order: Order) -> None:
         """Let the worker know, as soon as it listens."""
+        if isinstance(order, Renewed) and self._orders and self._orders[-1] == order:
+            return
         if len(self._orders) >= _MOST_WAITING:
             self.end(MalformedMessage("this worker takes no orders; connect again"))
             return
@@ -250,6 +252,7 @@ class Session:
             held.append(OutputHeld(ref, known.size))
         rules = self._tools.rules()
         epoch = self._tools.reactor.cluster.facts.get("epoch", b"0")
+        self._orders.extendleft(StopOrder(ref) for ref in reversed(joined.stopping))
         self._orders.appendleft(
             Welcome(
                 lease_s=rules.lease_s,
@@ -259,8 +262,6 @@ class Session:
                 epoch=int(epoch),
             )
         )
-        for ref in joined.stopping:
-            self._orders.append(StopOrder(ref))
         self.is_welcome = True
         self._bell.ring()
 
