@@ -6,7 +6,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from hivemind.cli.faults import CommandFailed
+from hivemind.cli.faults import CommandFailed, complain
 from hivemind.client import Client
 from hivemind.client.unpacking import unpack_output
 
@@ -28,20 +28,24 @@ class Destination:
         Raises:
             CommandFailed: nothing could be written there.
         """
-        is_zip = path.suffix.lower() == ".zip" and not path.is_dir()
-        if is_zip:
-            if not path.parent.is_dir():
+        try:
+            is_zip = path.suffix.lower() == ".zip" and not path.is_dir()
+            if is_zip and not path.parent.is_dir():
                 raise CommandFailed(f"{path.parent}: there is no such folder; make it first")
-        elif path.exists() and not path.is_dir():
-            raise CommandFailed(f"{path}: not a folder; choose another, or a name ending in .zip")
+            if not is_zip and path.exists() and not path.is_dir():
+                raise CommandFailed(f"{path}: not a folder; choose one, or a name ending in .zip")
+        except OSError as error:
+            raise CommandFailed(f"{path}: cannot be used: {error.strerror}") from error
         return cls(path, is_zip)
 
     async def fetch(self, client: Client, task_id: str) -> None:
-        """Put the result there. Raises ClientError."""
+        """Put the result there, and tell what of it is missing. Raises ClientError."""
         if self.is_zip:
             await client.download(task_id, self.path)
             return
         with tempfile.TemporaryDirectory(prefix="hivemind-result-") as folder:
             archive = Path(folder, "result.zip")
             await client.download(task_id, archive)
-            await trio.to_thread.run_sync(unpack_output, archive, self.path)
+            unpacked = await trio.to_thread.run_sync(unpack_output, archive, self.path)
+        if unpacked.damage:
+            complain(f"the result is not whole: {unpacked.damage}")

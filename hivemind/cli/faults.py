@@ -9,6 +9,9 @@ from typing import Any, NoReturn
 import click
 
 from hivemind.client.errors import ClientError
+from hivemind.core.wording import one_line
+
+_MOST_CHARACTERS = 2000
 
 
 class CommandFailed(Exception):
@@ -22,7 +25,7 @@ class CommandFailed(Exception):
 
 def complain(text: str) -> None:
     """One line on standard error. A reader of it that has gone away is nobody's concern."""
-    line = " ".join(text.split())
+    line = one_line(text, most=_MOST_CHARACTERS)
     try:
         sys.stderr.write(f"hivemind: {line}\n")
         sys.stderr.flush()
@@ -57,6 +60,10 @@ def _told(error: Exception, failure_status: int) -> int:
         return failure_status if error.status is None else error.status
     if isinstance(error, ClientError):
         complain(str(error))
+        return failure_status
+    if isinstance(error, UnicodeEncodeError):
+        # Bytes that are no UTF-8 reach Python as lone surrogates, which no message can carry.
+        complain(f"{error.object!a} is not UTF-8; write it in UTF-8")
         return failure_status
     _tell_unforeseen(error)
     return failure_status

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from hivemind.core.records import Task
 
 
+_WAITS_AT_ONCE = 100
+"""A server takes so many streams on a connection, and all have to end anyway."""
+
+
 @click.command(cls=Command)
 @click.option(
     "-f", "--follow", "is_following", is_flag=True, help="Go on until the task has ended."
@@ -51,11 +55,14 @@ def wait(task_ids: tuple[str, ...]) -> int:
     ends: dict[str, Task | ClientError] = {}
 
     async def wait_for_all(client: "Client") -> None:
+        at_once = trio.CapacityLimiter(_WAITS_AT_ONCE)
+
         async def wait_for(task_id: str) -> None:
-            try:
-                ends[task_id] = await client.wait(task_id)
-            except ClientError as error:
-                ends[task_id] = error
+            async with at_once:
+                try:
+                    ends[task_id] = await client.wait(task_id)
+                except ClientError as error:
+                    ends[task_id] = error
 
         async with trio.open_nursery() as waits:
             for task_id in dict.fromkeys(task_ids):

@@ -11,7 +11,7 @@ from hivemind.cli.progress import Progress
 from hivemind.cli.statuses import SIGNAL_BASE, Verdict, verdict_on
 from hivemind.cli.streams import output_writer
 from hivemind.client import Client
-from hivemind.client.errors import ClientError
+from hivemind.client.errors import ClientError, LostConnection
 from hivemind.client.programs import Program
 from hivemind.client.sources import Source
 from hivemind.core.records import Task
@@ -32,6 +32,7 @@ class Outcome:
     verdict: Verdict
     is_reader_gone: bool = False
     """Nobody read the task's output any more, and so it was stopped."""
+    is_interrupted: bool = False
 
 
 class Foreground:
@@ -67,17 +68,30 @@ class Foreground:
                 helpers.cancel_scope.cancel()
         finally:
             self._progress.clear()
-        if self._is_left and self._task_id is not None:
-            complain(
-                f"left while task {self._task_id} was being stopped; "
-                f"`hivemind show {self._task_id}` tells whether it has ended"
-            )
+        self._tell_what_is_left()
         if self._interrupted_by is not None:
             verdict = Verdict(SIGNAL_BASE + self._interrupted_by)
         else:
             assert self._task is not None  # noqa: S101
             verdict = verdict_on(self._task)
-        return Outcome(task=self._task, verdict=verdict, is_reader_gone=self._is_reader_gone)
+        return Outcome(
+            task=self._task,
+            verdict=verdict,
+            is_reader_gone=self._is_reader_gone,
+            is_interrupted=self._interrupted_by is not None,
+        )
+
+    def _tell_what_is_left(self) -> None:
+        if self._is_left and self._task_id is not None:
+            complain(
+                f"left while task {self._task_id} was being stopped; "
+                f"`hivemind show {self._task_id}` tells whether it has ended"
+            )
+        elif self._task_id is None and self._is_sent:
+            complain(
+                "interrupted before the master had answered; the task may run all the same, "
+                "`hivemind ps` tells"
+            )
 
     async def _submit_and_follow(self, helpers: trio.Nursery) -> None:
         with self._submit_scope:
@@ -89,7 +103,10 @@ class Foreground:
         if self._interrupted_by is not None:
             await self._client.stop(self._task_id)
         helpers.start_soon(self._explain_wait, self._task_id)
-        await self._follow(self._task_id)
+        try:
+            await self._follow(self._task_id)
+        except LostConnection as error:
+            raise LostConnection(f"task {self._task_id}: {error}") from error
 
     def _on_sent(self, sent: int, total: int) -> None:
         self._is_sent = sent == total

@@ -1,5 +1,6 @@
 """The console script ``hivemind``: finds the command, and makes an exit status of how it went."""
 
+import os
 import sys
 
 import click
@@ -66,7 +67,25 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
+    _hold_standard_streams()
     sys.exit(run_main(sys.argv[1:]))
+
+
+def _hold_standard_streams() -> None:
+    """Open what was closed, on /dev/null.
+
+    Else the next socket would get its number, and a task's output would be written into that.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Takes the lowest number that is free, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def run_main(arguments: list[str]) -> int:

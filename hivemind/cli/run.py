@@ -9,7 +9,6 @@ from hivemind.cli.options import ProgramCommand, Wish, program_options
 
 if TYPE_CHECKING:
     from hivemind.cli.destination import Destination
-    from hivemind.cli.foreground import Outcome
     from hivemind.client.programs import Program
     from hivemind.client.sources import Source
 
@@ -39,29 +38,38 @@ def run(wish: Wish, output: Path | None) -> int:
     import trio
 
     from hivemind.cli.destination import Destination
-    from hivemind.cli.faults import complain, die_of_broken_pipe
+    from hivemind.cli.faults import die_of_broken_pipe
     from hivemind.cli.stdin import spooled_stdin
     from hivemind.client.programs import PAYLOAD_BYTES
 
     program = wish.program()
     destination = None if output is None else Destination.checked(output)
     with spooled_stdin(PAYLOAD_BYTES) as stdin:
-        outcome = trio.run(_run, program, stdin, destination)
-    if outcome.is_reader_gone:
+        status = trio.run(_run, program, stdin, destination)
+    if status is None:
         die_of_broken_pipe()
-    if outcome.verdict.line:
-        complain(outcome.verdict.line)
-    return outcome.verdict.status
+    return status
 
 
 async def _run(
     program: "Program", stdin: "Source | None", destination: "Destination | None"
-) -> "Outcome":
+) -> int | None:
+    """The exit status; None where nobody reads the output any more."""
+    from hivemind.cli.faults import complain
     from hivemind.cli.foreground import Foreground
-    from hivemind.client import open_client
+    from hivemind.client import ClientError, open_client
 
     async with open_client() as client:
         outcome = await Foreground(client, program, stdin).run()
-        if destination is not None and outcome.task is not None and outcome.task.state.is_end:
+        if outcome.is_reader_gone:
+            return None
+        if outcome.verdict.line:
+            complain(outcome.verdict.line)
+        if destination is None or outcome.task is None or outcome.is_interrupted:
+            return outcome.verdict.status
+        try:
             await destination.fetch(client, outcome.task.id)
-        return outcome
+        except ClientError as error:
+            complain(str(error))
+            return outcome.verdict.status or _RunCommand.failure_status
+        return outcome.verdict.status

@@ -61,7 +61,9 @@ def _print_fancy(
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, title in enumerate(titles):
-        table.add_column(title, overflow="fold" if index == 0 else "ellipsis", no_wrap=index != 0)
+        # The first column holds ids, which are of no use when they are cut.
+        whole = max((len(row[0]) for row in rows), default=0) if index == 0 else None
+        table.add_column(title, overflow="ellipsis", no_wrap=True, min_width=whole)
     for row in rows:
         table.add_row(
             *(

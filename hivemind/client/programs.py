@@ -45,7 +45,7 @@ def program_from_command(
     """
     if not argv or not argv[0]:
         raise BadProgram("there is no command to run; give one after --")
-    _check_text(argv, env)
+    _check_text((name, *argv), env)
     return Program(
         Submission(kind=PayloadKind.COMMAND, ask=ask, argv=tuple(argv), env=dict(env), name=name)
     )
@@ -65,15 +65,18 @@ def program_from_path(
         BadProgram: it cannot be read, is empty or too large, has no entry, or is none of these.
     """
     path = Path(source)
-    _check_text(args, env)
-    if path.is_dir():
-        return _folder(path, _Wish(tuple(args), ask, dict(env), name))
-    _check_readable(path)
-    form = _form(path)
+    _check_text((path.name, name, *args), env)
     wish = _Wish(tuple(args), ask, dict(env), name)
-    if form.kind is PayloadKind.ARCHIVE:
-        return _archive(path, wish)
-    return _script(path, form, wish)
+    try:
+        if path.is_dir():
+            return _folder(path, wish)
+        _check_is_file(path)
+        form = _form(path)
+        if form.kind is PayloadKind.ARCHIVE:
+            return _archive(path, wish)
+        return _script(path, form, wish)
+    except OSError as error:
+        raise BadProgram(f"{path}: cannot be read: {error.strerror}") from error
 
 
 @attrs.frozen
@@ -105,7 +108,7 @@ class _Wish:
         )
 
 
-def _check_readable(path: Path) -> None:
+def _check_is_file(path: Path) -> None:
     if not path.exists():
         raise BadProgram(f"{path}: there is no such file or folder")
     if not path.is_file():
@@ -113,11 +116,8 @@ def _check_readable(path: Path) -> None:
 
 
 def _form(path: Path) -> PayloadForm:
-    try:
-        with path.open("rb") as file:
-            head = file.read(SNIFF_BYTES)
-    except OSError as error:
-        raise BadProgram(f"{path}: cannot be read: {error.strerror}") from error
+    with path.open("rb") as file:
+        head = file.read(SNIFF_BYTES)
     if is_empty_tar(head):
         raise BadProgram(f"{path}: the archive is empty; there is nothing to run in it")
     try:
@@ -134,8 +134,6 @@ def _script(path: Path, form: PayloadForm, wish: _Wish) -> Program:
     try:
         data = path.read_bytes()
         text = data.decode(errors="strict" if form is PayloadForm.PYTHON else "replace")
-    except OSError as error:
-        raise BadProgram(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BadProgram(f"{path}: neither UTF-8 text nor an archive") from error
     try:
@@ -163,10 +161,7 @@ def _folder(path: Path, wish: _Wish) -> Program:
     _check_size(path, plan.tar_bytes)
     manifest = None
     if FILE_NAME in plan.file_names:
-        try:
-            manifest = (path / FILE_NAME).read_bytes()
-        except OSError as error:
-            raise BadProgram(f"{path / FILE_NAME}: cannot be read: {error.strerror}") from error
+        manifest = (path / FILE_NAME).read_bytes()
     settings = _file_settings(path, plan.file_names, manifest)
     submission = wish.submission(PayloadKind.ARCHIVE, settings)
     return Program(submission, Source(plan.tar_bytes, lambda: read_as_tar(plan)))
@@ -201,12 +196,12 @@ def _check_size(path: Path, size: int) -> None:
         )
 
 
-def _check_text(args: Sequence[str], env: Mapping[str, str]) -> None:
+def _check_text(texts: Sequence[str], env: Mapping[str, str]) -> None:
     """Bytes that are no UTF-8 reach Python as lone surrogates, which cannot travel."""
-    for text in (*args, *env.values()):
+    for text in (*texts, *env.values()):
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise BadProgram(f"{text!a}: arguments and variables must be UTF-8") from None
+            raise BadProgram(f"{text!a}: names, arguments and variables are UTF-8") from None
         if "\0" in text:
-            raise BadProgram(f"{text!a}: arguments and variables cannot hold a NUL")
+            raise BadProgram(f"{text!a}: names, arguments and variables cannot hold a NUL")

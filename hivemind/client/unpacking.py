@@ -5,6 +5,7 @@ A result is a zip: ``output/`` holds what the task left in its output folder, an
 that lead out of the folder, links and devices are refused before anything is written.
 """
 
+import json
 import secrets
 import shutil
 import stat
@@ -12,16 +13,30 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import attrs
+
 from hivemind.client.errors import BadResult
 from hivemind.core.wording import one_line
 
 OUTPUT_PREFIX = "output/"
 
 _COPY_BYTES = 1 << 20
+_DOCUMENT = "result.json"
+_DOCUMENT_BYTES = 1 << 20
 
 
-def unpack_output(archive: Path, folder: Path) -> tuple[str, ...]:
-    """Put the files of the result's ``output/`` into ``folder``; their names, in order.
+@attrs.frozen
+class Unpacked:
+    """What came out of a result."""
+
+    names: tuple[str, ...]
+    """The files, relative to the folder, in order."""
+    damage: str = ""
+    """What the master could not put into the result, in its words; mostly empty."""
+
+
+def unpack_output(archive: Path, folder: Path) -> Unpacked:
+    """Put the files of the result's ``output/`` into ``folder``.
 
     A file that was there under the same name is replaced, each in one step.
 
@@ -42,11 +57,22 @@ def unpack_output(archive: Path, folder: Path) -> tuple[str, ...]:
                 raise BadResult(f"{folder}: no room for the {needed} bytes of the result")
             for member, name in zip(members, names, strict=True):
                 _extract(result, member, folder / name)
-            return tuple(sorted(n for m, n in zip(members, names, strict=True) if not m.is_dir()))
+            files = (n for m, n in zip(members, names, strict=True) if not m.is_dir())
+            return Unpacked(tuple(sorted(files)), _damage(result))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise BadResult(f"the result is damaged: {one_line(str(error))}") from error
     except OSError as error:
         raise BadResult(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _damage(result: zipfile.ZipFile) -> str:
+    try:
+        with result.open(_DOCUMENT) as file:
+            document = json.loads(file.read(_DOCUMENT_BYTES))
+    except (KeyError, ValueError, RecursionError):
+        return ""  # another node's result, which need not have one
+    told = document.get("outputs") if isinstance(document, dict) else None
+    return one_line(told) if isinstance(told, str) else ""
 
 
 def _inner_name(member: zipfile.ZipInfo) -> str:

@@ -1,5 +1,6 @@
 """``hivemind run`` against a real pool: streams, statuses, input, results, interrupts."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -155,6 +156,38 @@ def test_a_reader_that_goes_away_ends_the_task_quietly(shell: Shell) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert _task(shell, "broken pipe").state is TaskState.STOPPED
+
+
+def test_at_a_terminal_one_line_tells_the_progress_and_is_gone_in_the_end(shell: Shell) -> None:
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [HIVEMIND, "run", "--", "sh", "-c", "sleep 0.5; echo out"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**shell.environment, "TERM": "xterm"},
+    ) as process:
+        os.close(theirs)
+        out, _ = process.communicate(timeout=END_S)
+    told = b""
+    with contextlib.suppress(OSError), os.fdopen(ours, "rb", buffering=0) as terminal:
+        while data := terminal.read(4096):
+            told += data
+    assert (process.returncode, out) == (0, b"out\n")
+    assert b": running on " in told
+    assert told.endswith(b"\r\x1b[2K")
+    assert b"\n" not in told
+
+
+def test_a_closed_standard_output_is_no_fault(shell: Shell) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"exec {HIVEMIND} run -- sh -c 'echo lost; echo kept >&2' >&- </dev/null"],
+        env=shell.environment,
+        stderr=subprocess.PIPE,
+        timeout=END_S,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"kept\n")
 
 
 # --- what is run --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hivemind.client.errors import BadResult
-from hivemind.client.unpacking import unpack_output
+from hivemind.client.unpacking import Unpacked, unpack_output
 
 
 def _zip(path: Path, members: dict[str, bytes], mode: int = 0o100644) -> Path:
@@ -21,12 +21,24 @@ def _zip(path: Path, members: dict[str, bytes], mode: int = 0o100644) -> Path:
 
 def test_the_output_folder_comes_out_and_the_rest_stays_in(tmp_path: Path) -> None:
     members = {"output/a.txt": b"A", "output/deep/b.bin": bytes(999), "stdout.txt": b"no"}
-    names = unpack_output(_zip(tmp_path / "r.zip", members), tmp_path / "new/out")
-    assert names == ("a.txt", "deep/b.bin")
+    unpacked = unpack_output(_zip(tmp_path / "r.zip", members), tmp_path / "new/out")
+    assert unpacked == Unpacked(("a.txt", "deep/b.bin"))
     assert (tmp_path / "new/out/a.txt").read_bytes() == b"A"
     assert (tmp_path / "new/out/deep/b.bin").read_bytes() == bytes(999)
     found = {path.name for path in (tmp_path / "new/out").rglob("*")}
     assert found == {"a.txt", "deep", "b.bin"}
+
+
+def test_what_the_master_had_to_leave_out_is_told(tmp_path: Path) -> None:
+    document = b'{"outputs": "2 outputs were\\n not plain files"}'
+    archive = _zip(tmp_path / "r.zip", {"output/a": b"", "result.json": document})
+    assert unpack_output(archive, tmp_path / "out").damage == "2 outputs were not plain files"
+
+
+@pytest.mark.parametrize("document", [b"", b"[]", b"{", b'{"outputs": 3}', b"[" * 100_000])
+def test_a_document_that_makes_no_sense_is_not_minded(tmp_path: Path, document: bytes) -> None:
+    archive = _zip(tmp_path / "r.zip", {"output/a": b"", "result.json": document})
+    assert unpack_output(archive, tmp_path / "out") == Unpacked(("a",))
 
 
 def test_a_program_stays_executable(tmp_path: Path) -> None:
