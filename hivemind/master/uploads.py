@@ -3,7 +3,7 @@ arrive.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import attrs
 import trio
@@ -65,11 +65,13 @@ class Uploads:
         source = _Parts(chunks)
         received: list[Upload] = []
         try:
-            payload = await self._receive(source.part(UploadPart.PAYLOAD))
+            async with aclosing(source.part(UploadPart.PAYLOAD)) as pieces:
+                payload = await self._receive(pieces)
             received.append(payload)
             stdin = Upload(blob=None, head=b"")
             if with_stdin:
-                stdin = await self._receive(source.part(UploadPart.STDIN))
+                async with aclosing(source.part(UploadPart.STDIN)) as pieces:
+                    stdin = await self._receive(pieces)
                 received.append(stdin)
                 if stdin.blob is None:
                     stdin = Upload(blob=Blob(size=0, inline=b""), head=b"")
