@@ -40,9 +40,5 @@ class BadProgram(ClientError):
     """What was given to be run is no script, folder, archive or command that could be."""
 
 
-class BadWish(ClientError):
-    """A size, a time, a variable or another value that was asked for makes no sense."""
-
-
 class BadResult(ClientError):
     """A result cannot be written where it was wanted, or is not what a result should be."""
