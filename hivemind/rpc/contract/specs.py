@@ -2,6 +2,7 @@
 
 from hivemind._pb.hivemind import v1
 from hivemind.core.records import PayloadKind, Requirements, TaskSpec
+from hivemind.rpc._wire import check_message
 from hivemind.rpc.contract.faults import MalformedMessage
 
 _KIND_TO_WIRE = {
@@ -9,6 +10,7 @@ _KIND_TO_WIRE = {
     PayloadKind.ARCHIVE: v1.PayloadKind.ARCHIVE,
     PayloadKind.COMMAND: v1.PayloadKind.COMMAND,
 }
+_MOST_FIELDS = 100_000
 _KIND_FROM_WIRE = {wire: kind for kind, wire in _KIND_TO_WIRE.items()}
 
 
@@ -79,6 +81,7 @@ def encode_spec(spec: TaskSpec) -> bytes:
 def decode_spec(data: bytes) -> TaskSpec:
     """The spec of some bytes. Raises MalformedMessage where they are not one."""
     try:
+        check_message(data, v1.TaskSpec, max_fields=_MOST_FIELDS)
         wire = v1.TaskSpec.parse(data)
     except (ValueError, TypeError, IndexError, KeyError, EOFError) as error:
         raise MalformedMessage("a task's spec cannot be read") from error
