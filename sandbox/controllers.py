@@ -15,6 +15,9 @@ from sandbox.spec import Limits
 
 _PERIOD_US = 100_000
 OVERHEAD_PIDS = 2  # bubblewrap outside and its init inside
+# v1 counts what lies in TCP and UDP sockets apart from the rest, and only once it has a limit of
+# its own: without one, 300 sockets on loopback held 1.2 GB under a memory limit of 64 MiB.
+_SOCKET_BYTES = 64 << 20
 
 
 class V1Controllers:
@@ -42,6 +45,7 @@ class V1Controllers:
         # Both may be missing: swap accounting is a choice of the kernel's configuration.
         write_if_there(self._memory / "memory.memsw.limit_in_bytes", limits.cgroup_memory_bytes)
         write_if_there(self._memory / "memory.swappiness", 0)
+        write_if_there(self._memory / "memory.kmem.tcp.limit_in_bytes", _SOCKET_BYTES)
         write(self._pids / "pids.max", limits.pids + OVERHEAD_PIDS)
         write(self._cpu / "cpu.cfs_period_us", _PERIOD_US)
         write(self._cpu / "cpu.cfs_quota_us", _quota_us(limits))

@@ -96,6 +96,41 @@ async def test_the_memory_limit_ends_the_whole_task(any_pool: sandbox.Pool) -> N
     assert done.result.usage.memory_peak_bytes > 48 << 20
 
 
+_FILL_SOCKETS = """
+import socket
+pairs, held = [], 0
+try:
+    while len(pairs) < 1000:
+        reader = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        reader.bind(("127.0.0.1", 0))
+        writer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        writer.connect(reader.getsockname())
+        reader.setblocking(False)
+        pairs.append(reader)
+        for _ in range(64):
+            writer.send(bytes(60_000))
+        writer.close()
+except OSError:
+    pass
+for reader in pairs:
+    try:
+        while True:
+            held += len(reader.recv(60_000))
+    except OSError:
+        pass
+print(held >> 20)
+"""
+
+
+async def test_what_lies_in_sockets_counts_against_the_memory_limit(pool: sandbox.Pool) -> None:
+    spec = python(_FILL_SOCKETS, limits=limits(open_files=1200))
+    done = await sandbox.run_in(pool, spec)
+    told = done.stdout.decode().strip()
+    # Either the kernel refused the bytes, or it ended the task for them.
+    assert done.result.reason is Reason.OUT_OF_MEMORY or 0 < int(told) <= 96
+
+
 async def test_output_beyond_the_limit_is_cut_and_ends_the_task(any_pool: sandbox.Pool) -> None:
     spec = shell("exec yes", limits=limits(output_bytes=100_000))
     done = await sandbox.run_in(any_pool, spec)
