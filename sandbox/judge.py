@@ -66,10 +66,11 @@ def judge(seen: Evidence) -> Result | None:
         and seen.usage.cpu_s >= seen.cpu_limit_s
     ):
         return _limit(Reason.CPU_TIME_LIMIT, seen.usage)
-    number = _signal_of(seen.exit_code)
+    exit_code = _plausible(seen.exit_code)
+    number = _signal_of(exit_code)
     return Result(
         reason=Reason.EXITED if number is None else Reason.SIGNALLED,
-        exit_code=seen.exit_code,
+        exit_code=exit_code,
         signal=number,
         usage=seen.usage,
     )
@@ -77,6 +78,13 @@ def judge(seen: Evidence) -> Result | None:
 
 def _limit(reason: Reason, usage: Usage) -> Result:
     return Result(reason=reason, exit_code=_EXIT_CODES[reason], signal=None, usage=usage)
+
+
+def _plausible(exit_code: int) -> int:
+    """What bubblewrap reports is a word of its init's, and a task may write that one's memory: a
+    number that no program can exit with is a forgery, and must not wrap round to a success.
+    """
+    return exit_code if exit_code in range(256) else 255
 
 
 def _signal_of(exit_code: int) -> int | None:

@@ -212,7 +212,7 @@ endings = st.builds(
     Ending,
     outcome=st.sampled_from(sorted(set(Outcome) - {Outcome.LOST, Outcome.REFUSED})),
     reason=st.sampled_from(sorted(set(Reason) - {Reason.NODE_LOST, Reason.REFUSED})),
-    exit_code=maybe(i32),
+    exit_code=maybe(st.integers(-64, 255)),
     detail=texts,
     usage=usages,
 )
@@ -402,7 +402,7 @@ def test_a_node_cannot_report_an_exit_status_that_a_shell_would_read_as_another(
 ) -> None:
     ending = v1.Ending(outcome="failed", reason="exited", exit_code=exit_code)
     with pytest.raises(MalformedMessage, match="no program exits"):
-        link_messages.finished_from_wire(v1.Finished(task_id="t", attempt=1, seq=1, ending=ending))
+        finished_from_wire(v1.Finished(task_id="t", attempt=1, seq=1, ending=ending))
 
 
 def test_an_enum_of_a_newer_peer_is_refused_by_name() -> None:

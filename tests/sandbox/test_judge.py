@@ -48,3 +48,10 @@ def test_the_reason_follows_from_what_was_seen(
 
 def test_a_program_that_never_ran_has_no_result() -> None:
     assert judge(Evidence(**_NOTHING)) is None
+
+
+@pytest.mark.parametrize("forged", [256, -5, -(2**31), 2**31 - 1])
+def test_an_exit_code_that_no_program_has_cannot_read_as_a_success(forged: int) -> None:
+    result = judge(Evidence(**{**_NOTHING, "exit_code": forged}))
+    assert result is not None
+    assert (result.reason, result.exit_code) == (Reason.EXITED, 255)

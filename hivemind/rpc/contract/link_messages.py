@@ -50,6 +50,10 @@ def _stored(number: int) -> int:
     return number
 
 
+_EXIT_CODES = range(-64, 256)
+"""As a shell has them, or a signal's number negated. A shell takes any other modulo 256, which
+would make a success of some."""
+
 _LABEL_CHARACTERS = 200
 
 
@@ -130,6 +134,8 @@ def finished_from_wire(wire: v1.Finished) -> FinishedReport:
         raise MalformedMessage("a final report must say the outcome and the reason")
     if outcome in {Outcome.LOST, Outcome.REFUSED} or reason in {Reason.NODE_LOST, Reason.REFUSED}:
         raise MalformedMessage(f"a final report cannot say {outcome} for {reason}")
+    if ending.exit_code is not None and ending.exit_code not in _EXIT_CODES:
+        raise MalformedMessage(f"no program exits with {ending.exit_code}")
     usage = usage_from_wire(ending.usage)
     _stored(usage.memory_peak_bytes)
     return FinishedReport(
