@@ -2,7 +2,7 @@
 
 import json
 
-from tests.pool import Pool, wait_until
+from tests.pool import LIMITS, Pool, wait_until
 
 STRICTER = """
 memory = { default = "64M", most = "128M" }
@@ -31,6 +31,8 @@ def test_a_join_token_serves_once(pool: Pool) -> None:
         master.address,
         "--join",
         token,
+        "--limits",
+        LIMITS,
         "--home",
         str(pool.root / "second"),
         home=pool.root / "second",

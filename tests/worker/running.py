@@ -14,6 +14,7 @@ import trio
 from hivemind.core.records import PayloadKind, Requirements, TaskSpec
 from hivemind.settings.daemon import WorkerConfig
 from hivemind.worker.app import Worker, open_worker
+from tests.pool import LIMITS
 from tests.worker.recording_master import PATIENCE_S, RecordingMaster
 
 MIB = 1024 * 1024
@@ -21,7 +22,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def make_config(master: RecordingMaster, home: Path, **changes: Any) -> WorkerConfig:
-    given: dict[str, Any] = {"join_token": "join-me", "slots": 2, **changes}
+    given: dict[str, Any] = {
+        "join_token": "join-me",
+        "slots": 2,
+        "limits": LIMITS,
+        **changes,
+    }
     return WorkerConfig(home=home, master=(master.host, master.port), **given)
 
 

@@ -21,6 +21,7 @@ from hivemind.worker.app import HomeInUse, SandboxUnavailable
 from hivemind.worker.capacity import ImpossibleOffer
 from hivemind.worker.dial import NoSuchHost
 from hivemind.worker.identity import EnrolmentRefused, NotAccepted, NotEnrolled
+from tests.pool import LIMITS
 from tests.worker.recording_master import RecordingMaster, new_ref, open_recording_master
 from tests.worker.running import (
     MIB,
@@ -65,7 +66,7 @@ async def test_a_worker_offers_what_its_owner_says(master: RecordingMaster, tmp_
     )
     assert capacity.gpus == 0
     assert capabilities.hostname == socket.gethostname()
-    assert (capabilities.limits, capabilities.sandbox) == ("cgroup", "enabled")
+    assert (capabilities.limits, capabilities.sandbox) == (LIMITS, "enabled")
     assert master.hellos[0].draining is False
 
 

@@ -148,7 +148,14 @@ async def test_an_archive_that_cannot_be_run_is_the_tasks_own_fault(
 
 
 async def test_limits_end_a_task_with_their_reason(master: RecordingMaster, worker: Worker) -> None:
-    task, payload = script("bytearray(400 << 20)")
+    # Slow enough for a watchdog that looks ten times a second, where there is no cgroup.
+    task, payload = script(
+        "import time\n"
+        "hoard = []\n"
+        "while True:\n"
+        "    hoard.append(bytes(1 << 20).replace(b'\\0', b'x'))\n"
+        "    time.sleep(0.002)\n"
+    )
     seen = await master.run(task, payload)
     assert (seen.endings[0].reason, seen.endings[0].exit_code) == (Reason.OUT_OF_MEMORY, 137)
     seen = await master.run(shell("sleep 60", wall_s=0.3))

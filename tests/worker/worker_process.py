@@ -11,6 +11,7 @@ import trio
 
 from hivemind.settings.daemon import WorkerConfig, parse_address
 from hivemind.worker.app import open_worker
+from tests.pool import LIMITS
 
 
 async def main(home: str, master: str) -> None:
@@ -19,6 +20,7 @@ async def main(home: str, master: str) -> None:
         master=parse_address(master),
         join_token="join-me",
         slots=2,
+        limits=LIMITS,
         drain_grace_s=0.2,
     )
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
