@@ -160,7 +160,7 @@ async def test_a_machine_without_a_whole_sandbox_is_no_worker(
 
     monkeypatch.setattr(sandbox, "open_pool", no_pool)
     with pytest.raises(SandboxUnavailable) as refused:
-        async with running(master, tmp_path):
+        async with running(master, tmp_path, limits="cgroup"):
             pass
     first, second, third = str(refused.value).splitlines()
     assert "cgroup is off: turn cgroup on" in first
