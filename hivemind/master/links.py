@@ -146,7 +146,6 @@ class Links:
         while (older := self._sessions.get(node_id)) is not None:
             older.end(superseded("a newer link of this node took this one's place"))
             await older.gone.wait()
-            self._close(older)
         nursery = self._running()
         session = Session(node_id, self._tools, on_joined=lambda: self._end_lease(node_id))
         self._sessions[node_id] = session

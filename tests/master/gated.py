@@ -21,6 +21,7 @@ class GatedStore(FailingStore):
     def __init__(self, inner: Store) -> None:
         super().__init__(inner, self._judge)
         self.gate: trio.Event | None = None
+        self.is_held = False
         self.faults: list[Fault | None] = []
         self.seen: list[Changes] = []
 
@@ -30,7 +31,9 @@ class GatedStore(FailingStore):
 
     async def commit(self, changes: Changes) -> None:
         if self.gate is not None:
+            self.is_held = True
             await self.gate.wait()
+            self.is_held = False
         await super().commit(changes)
 
 

@@ -1,4 +1,5 @@
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hivemind.core.messages import (
 )
 from hivemind.core.policy import PoolRules
 from hivemind.core.records import Outcome, PayloadKind, Reason, Task, TaskState, Vitals
+from hivemind.master.session import GiveOrder, Session
 from hivemind.rpc.channel import Channel
 from hivemind.rpc.contract.link import LinkClient
 from hivemind.rpc.contract.specs import decode_spec
@@ -294,10 +296,14 @@ async def test_a_link_without_a_hello_gains_no_time(tmp_path: Path) -> None:
             task_id = await given(pool, link)
             await link.say(started(task_id))
             await until(lambda: task_of(pool, task_id).state is TaskState.RUNNING)
+        links = 0
         with trio.fail_after(5):
             while task_of(pool, task_id).crashes == 0:
-                async with pool.link("n1"):
-                    await trio.sleep(0.05)
+                async with pool.link("n1") as link:
+                    links += 1
+                    with trio.move_on_after(0.05):
+                        await link.hear(Welcome)
+        assert links > 1
 
 
 async def test_nodes_that_had_work_when_the_master_stopped_get_a_lease(tmp_path: Path) -> None:
@@ -358,10 +364,8 @@ async def test_links_that_overlap_leave_one_that_works(tmp_path: Path) -> None:
                 for _ in range(8):
                     nursery.start_soon(connect)
                 await until(lambda: pool.links.session("n1") is not None)
-                async with pool.link("n1") as last:
-                    await trio.sleep(0.05)
-                    nursery.cancel_scope.cancel()
-                    del last
+                await trio.sleep(0.05)
+                nursery.cancel_scope.cancel()
         async with pool.link("n1") as link:
             await link.join()
             task_id = await given(pool, link)
@@ -374,6 +378,40 @@ async def test_links_that_overlap_leave_one_that_works(tmp_path: Path) -> None:
             assert pool.reactor.cluster.fleet.node("n1").is_schedulable
             assert pool.links._leases == {}
             assert set(pool.links._sessions) == {"n1"}
+
+
+async def test_a_node_that_left_while_its_hello_was_stored_is_known_to_be_away(pool: Pool) -> None:
+    async with pool.link("n1") as link:
+        await link.join()
+    await until(lambda: not pool.reactor.cluster.fleet.node("n1").connected)
+    pool.store.gate = trio.Event()
+    async with pool.link("n1") as link, trio.open_nursery() as nursery:
+        await link.say(hello())
+        nursery.start_soon(link.end)  # it reads, and hears nothing
+        await until(lambda: pool.store.is_held)
+        nursery.cancel_scope.cancel()
+    await until(lambda: pool.links.session("n1") is None)
+    pool.store.gate.set()
+    seen = pool.reactor.cluster.nodes["n1"].last_seen_at
+    await until(lambda: pool.reactor.cluster.nodes["n1"].last_seen_at > seen)
+    await until(lambda: not pool.reactor.cluster.fleet.node("n1").connected)
+    assert set(pool.links._leases) == {"n1"}
+
+
+async def test_an_attempt_that_is_over_is_not_given_out_though_none_followed_it(
+    tmp_path: Path,
+) -> None:
+    async with open_pool(tmp_path, rules=QUICK) as pool:
+        async with pool.link("n1") as link:
+            await link.join()
+            task_id = await given(pool, link)
+        await until(lambda: task_of(pool, task_id).state is TaskState.QUEUED)
+        session = Session("n1", pool.links._tools, on_joined=lambda: None)
+        session.is_welcome = True
+        session.order(GiveOrder(AttemptRef(task_id, 1)))
+        session.order(Renewed())
+        async with aclosing(session.orders()) as orders:
+            assert await anext(orders) == (Renewed(),)
 
 
 # --- what may not be said ---
