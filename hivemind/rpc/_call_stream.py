@@ -131,6 +131,7 @@ class CallStream(ServerCallStream[R, S]):
         if length is None:
             return None
         if length > BUDGETED_BYTES and spooled is None:
+            self._held = Reservation(self._setting.budget, self._context.owner)
             await self._held.grow(length)
         deadline_s = _messages.body_seconds(
             length, grace_s=config.first_message_s, min_bytes_per_s=config.min_bytes_per_s

@@ -24,6 +24,16 @@ class CallContext:
     error_code: ErrorCode | None = None
     upload: "SpoolFile | None" = None
 
+    @property
+    def owner(self) -> str | None:
+        """On whose account the call's bytes are held; None for a stranger.
+
+        An account's nodes are one owner, and the account itself another: neither its uploads nor
+        however many nodes it enrols take anything from its nodes' heartbeats or from others.
+        """
+        who = self.principal
+        return None if who is None else f"{who.kind} {who.account}"
+
 
 _current: ContextVar[CallContext] = ContextVar("hivemind_rpc_call")
 
@@ -40,6 +50,12 @@ def current_call() -> CallContext:
         LookupError: it serves none.
     """
     return _current.get()
+
+
+def current_owner() -> str | None:
+    """Whose call this task serves, as `CallContext.owner`; None outside of a call."""
+    context = _current.get(None)
+    return None if context is None else context.owner
 
 
 def current_peer() -> str:

@@ -13,7 +13,7 @@ from grpclib.const import Status
 
 from hivemind.rpc.budget import ByteBudget, Reservation
 from hivemind.rpc.config import KIB
-from hivemind.rpc.context import current_call
+from hivemind.rpc.context import current_call, current_owner
 from hivemind.rpc.errors import fail
 
 SUFFIX = ".upload"
@@ -54,7 +54,7 @@ class Spool:
         limit = self.max_bytes if max_bytes is None else max_bytes
         if announced_bytes is not None and announced_bytes > limit:
             raise _over_limit(limit)
-        async with self.budget.reserve(announced_bytes or 0) as reservation:
+        async with self.budget.reserve(announced_bytes or 0, owner=current_owner()) as reservation:
             path = self.folder / f"{secrets.token_hex(16)}{SUFFIX}"
             file = await trio.to_thread.run_sync(_create, path)
             spooled = SpoolFile(

@@ -72,6 +72,43 @@ async def _take_in(scope: trio.CancelScope, budget: ByteBudget, size: int) -> No
         await budget.take(size)
 
 
+async def test_one_owner_cannot_keep_another_waiting(autojump_clock: MockClock) -> None:
+    budget = ByteBudget(100, wait_s=30)
+    async with trio.open_nursery() as hogs:
+        for _ in range(50):
+            hogs.start_soon(_hold, budget, 10, "hog")
+        await wait_all_tasks_blocked()
+        assert budget.used_bytes == 50
+        waited_from = trio.current_time()
+        async with budget.reserve(25, owner="second"), budget.reserve(10, owner="third"):
+            assert trio.current_time() == waited_from
+        hogs.cancel_scope.cancel()
+    assert budget.used_bytes == 0
+
+
+async def test_owners_who_wait_are_served_in_turn() -> None:
+    budget = ByteBudget(100)
+    order: list[str] = []
+
+    async def take(owner: str) -> None:
+        async with budget.reserve(90, owner=owner):
+            order.append(owner)
+
+    async with trio.open_nursery() as nursery, budget.reserve(20, owner="first"):
+        for owner in ("many", "many", "many", "few"):
+            nursery.start_soon(take, owner)
+            await wait_all_tasks_blocked()
+        assert order == []
+    assert order == ["many", "few", "many", "many"]
+
+
+async def test_an_owner_who_holds_nothing_may_have_all_of_it() -> None:
+    budget = ByteBudget(100)
+    async with budget.reserve(100, owner="one"):
+        assert budget.used_bytes == 100
+    assert budget.used_bytes == 0
+
+
 @pytest.mark.parametrize("cancel_first", [True, False])
 async def test_a_share_granted_to_a_caller_who_is_cancelled_meanwhile_comes_back(
     cancel_first: bool,
@@ -89,6 +126,6 @@ async def test_a_share_granted_to_a_caller_who_is_cancelled_meanwhile_comes_back
     assert budget.used_bytes == 0
 
 
-async def _hold(budget: ByteBudget, size: int) -> None:
-    async with budget.reserve(size):
+async def _hold(budget: ByteBudget, size: int, owner: str | None = None) -> None:
+    async with budget.reserve(size, owner=owner):
         await trio.sleep_forever()

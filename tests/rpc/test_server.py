@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from hivemind.rpc._link import Link
+from hivemind.rpc.auth import Authenticator, Principal
 from hivemind.rpc.channel import open_channel
 from hivemind.rpc.config import MIB, TransportConfig
 from hivemind.rpc.errors import PortInUse, RemoteError, Unreachable
@@ -101,6 +102,26 @@ async def test_all_large_messages_share_one_budget() -> None:
         client.h2.end_stream(third)
         await client.flush()
         answer = await client.trailers(third)
+        assert (answer["grpc-status"], "too soon" in answer["grpc-message"]) == ("3", True)
+
+
+async def test_messages_that_one_account_announces_keep_no_other_account_waiting() -> None:
+    hog, other = ({"authorization": f"Bearer {name}"} for name in ("hog", "other"))
+
+    async def verify_any(token: str, peer: str) -> Principal:
+        await trio.lowlevel.checkpoint()
+        return Principal(account=token, role="user", kind="account", token_id="t", expires_at=9e9)
+
+    config = TransportConfig(message_budget_bytes=8 * MIB)
+    authenticator = Authenticator(frozenset(), verify_any)
+    options: dict[str, Any] = {"config": config, "authenticator": authenticator}
+    async with serving([EchoService()], **options) as at, raw_client(at.port) as client:
+        for _ in range(20):
+            silent = await client.call("/hmtest.Echo/Unary", headers=hog)
+            await client.send(silent, struct.pack(">BI", 0, 2 * MIB))
+        announced = await client.call("/hmtest.Echo/Unary", headers=other)
+        await client.send(announced, struct.pack(">BI", 0, 2 * MIB) + b"x" * 10, end=True)
+        answer = await client.trailers(announced)
         assert (answer["grpc-status"], "too soon" in answer["grpc-message"]) == ("3", True)
 
 
