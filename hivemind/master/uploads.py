@@ -94,25 +94,32 @@ class Uploads:
 
     async def _receive(self, pieces: AsyncGenerator[bytes, None]) -> Upload:
         """One part: in memory while it is small, in a file from then on."""
-        held = bytearray()
-        async for piece in pieces:
-            held += piece
-            if len(held) > INLINE_BYTES:
-                return await self._spool_rest(bytes(held), pieces)
-        if not held:
+        begun = await _first_bytes(pieces)
+        if not begun:
             return Upload(blob=None, head=b"")
-        data = bytes(held)
-        return Upload(blob=Blob(size=len(data), inline=data), head=data[:_HEAD_BYTES])
-
-    async def _spool_rest(self, begun: bytes, pieces: AsyncIterator[bytes]) -> Upload:
+        head = begun[:_HEAD_BYTES]
+        if len(begun) <= INLINE_BYTES:
+            return Upload(blob=Blob(size=len(begun), inline=begun), head=head)
         async with self._spool.open_file(max_bytes=self._most_bytes()) as file:
             await file.write(begun)
+            # The rest may take long, or never come, and a message may have four megabytes.
+            del begun
             await file.fill(pieces)
-            return await self._adopt(file, begun[:_HEAD_BYTES])
+            return await self._adopt(file, head)
 
     async def _adopt(self, file: SpoolFile, head: bytes) -> Upload:
         await file.finish()
         return Upload(blob=await self._blobs.adopt(file.path), head=head)
+
+
+async def _first_bytes(pieces: AsyncIterator[bytes]) -> bytes:
+    """What comes until it is too much to be kept in a row, or until the end."""
+    held = bytearray()
+    async for piece in pieces:
+        held += piece
+        if len(held) > INLINE_BYTES:
+            break
+    return bytes(held)
 
 
 class _Parts:
