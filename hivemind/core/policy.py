@@ -62,7 +62,8 @@ class PoolRules:
     join_token_ttl_s: float = 3600.0
     payload_bytes: int = 100_000_000
     """The most that a program, an archive or a standard input may be."""
-    uploads_in_flight_bytes: int = 1_000_000_000
+    uploads_in_flight_bytes: int = 8_000_000_000
+    """What all uploads that are arriving may hold of the disk; no less than the largest result."""
     queue_per_account: int = 100_000
     """How many unfinished tasks an account may have."""
     logins_per_minute: int = 10

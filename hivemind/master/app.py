@@ -5,7 +5,9 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import attrs
 import structlog
 import trio
 
@@ -37,6 +39,7 @@ from hivemind.rpc.contract.tasks import serve_tasks
 from hivemind.rpc.health import Health
 from hivemind.rpc.server import Server, open_listeners
 from hivemind.rpc.spool import Spool
+from hivemind.rpc.tls import name_to_expect, server_tls
 from hivemind.settings.credentials import Credentials, write_credentials
 from hivemind.settings.daemon import MasterConfig, format_address
 from hivemind.settings.errors import SettingsError
@@ -73,9 +76,35 @@ _OUTPUT_SLACK_BYTES = 1024 * 1024
 _TAR_SLACK_BYTES = 16 * 1024 * 1024
 """Headers and padding of the files in a result's tar."""
 
+_CREDENTIALS_RETRY_S = 60.0
+
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@attrs.frozen
+class _Tls:
+    """The master's end of TLS, and what those on this machine need to know it."""
+
+    context: ssl.SSLContext
+    certificate: Path
+    name: str
+    """A name that the certificate is for."""
+
+
+def _load_tls(config: MasterConfig) -> _Tls | None:
+    """Raises BadCertificate."""
+    certificate, key = config.tls_cert, config.tls_key
+    if certificate is None or key is None:
+        return None
+    name = name_to_expect(certificate, key, _local_host(config.host))
+    return _Tls(server_tls(certificate, key), certificate, name)
+
+
+def _local_host(listens_at: str) -> str:
+    """Where programs on this machine reach a master that listens there."""
+    return "127.0.0.1" if listens_at in {"0.0.0.0", "::", ""} else listens_at  # noqa: S104
 
 
 class Master:
@@ -83,6 +112,7 @@ class Master:
 
     def __init__(self, config: MasterConfig, store: Store, policies: Policies) -> None:
         self._config = config
+        self._tls = _load_tls(config)
         self._store = store
         self._policies = policies
         self._listeners: list[trio.SocketListener] = []
@@ -206,20 +236,12 @@ class Master:
         return Server(
             with_reflection(services),
             authenticator=Authenticator(open_methods=OPEN_METHODS, verify=self._authority.verify),
-            tls=self._tls(),
+            tls=None if self._tls is None else self._tls.context,
         )
 
     def _is_registration_open(self) -> bool:
         rule = self.rules().registration
         return rule == "open" or (rule == "auto" and self._config.listen[0] in _LOOPBACK)
-
-    def _tls(self) -> ssl.SSLContext | None:
-        if self._config.tls_cert is None:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(self._config.tls_cert, self._config.tls_key)
-        context.set_alpn_protocols(["h2"])
-        return context
 
     # --- services ---
 
@@ -267,19 +289,27 @@ class Master:
         admin = await found(self.reactor, clock=time.time, random_bytes=secrets.token_bytes)
         await self._write_credentials(admin)
         task_status.started()
+        wait_s = self.rules().token_ttl_s / 2
         while True:
-            await trio.sleep(self.rules().token_ttl_s / 2)
-            await self._write_credentials(admin)
+            await trio.sleep(wait_s)
+            try:
+                await self._write_credentials(admin)
+                wait_s = self.rules().token_ttl_s / 2
+            except SettingsError as error:
+                log.error("credentials_not_renewed", error=str(error))
+                wait_s = _CREDENTIALS_RETRY_S
 
     async def _write_credentials(self, admin: Account) -> None:
-        host, port = self.address
-        reachable = "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host  # noqa: S104
-        token = self._authority.account_token(admin, self.rules().token_ttl_s)
-        await trio.to_thread.run_sync(
-            write_credentials,
-            self._config.home,
-            Credentials(master=format_address(reachable, port), account=admin.name, token=token),
+        host = _local_host(self.address[0])
+        tls = self._tls
+        credentials = Credentials(
+            master=format_address(host, self.address[1]),
+            account=admin.name,
+            token=self._authority.account_token(admin, self.rules().token_ttl_s),
+            tls_ca=None if tls is None else tls.certificate,
+            tls_name=None if tls is None or tls.name == host else tls.name,
         )
+        await trio.to_thread.run_sync(write_credentials, self._config.home, credentials)
 
     # --- what the reactor tells ---
 
@@ -299,8 +329,9 @@ async def open_master(config: MasterConfig) -> AsyncIterator[Master]:
 
     Leaving the block without ``drain`` cuts calls off; nothing that was acknowledged is lost.
 
-    Raises PortInUse, SettingsError for the home and its policies, StoreError for the database: each
-    one line that says what to do. A failure that restarting does not mend is raised in the block.
+    Raises BadCertificate, PortInUse, SettingsError for the home and its policies, StoreError for
+    the database: each one line that says what to do. A failure that restarting does not mend is
+    raised in the block.
     """
     policies = load_policies(config.home)
     make_home(config.home)
