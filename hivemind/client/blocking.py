@@ -30,12 +30,13 @@ T = TypeVar("T")
 class BlockingClient:
     """As ``client.Client``, whose methods say what they do, take, return and raise.
 
-    The three fields are ``open_client``'s arguments.
+    The fields are ``open_client``'s arguments.
     """
 
     address: str | None = None
     token: str | None = attrs.field(default=None, repr=False)
     home: Path | None = None
+    tls_ca: Path | None = None
 
     def submit(
         self,
@@ -151,7 +152,9 @@ class BlockingClient:
 
     def _with(self, work: Callable[[Client], Awaitable[T]]) -> T:
         async def main() -> T:
-            async with open_client(self.address, self.token, self.home) as client:
+            async with open_client(
+                self.address, self.token, self.home, tls_ca=self.tls_ca
+            ) as client:
                 return await work(client)
 
         return trio.run(main)

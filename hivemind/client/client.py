@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from hivemind.client.connection import Connection, Patience
+from hivemind.client.connection import Connection, Patience, tls_for
 from hivemind.client.results import fetch_result
 from hivemind.client.sources import Source, bytes_source, file_source
 from hivemind.client.submitting import OnSent, send_submission
@@ -53,6 +53,7 @@ async def open_client(
     token: str | None = None,
     home: Path | None = None,
     *,
+    tls_ca: Path | None = None,
     patience: Patience | None = None,
 ) -> AsyncIterator["Client"]:
     """A client of one pool; leaving the block closes its connection.
@@ -64,15 +65,20 @@ async def open_client(
         address: ``HOST:PORT`` of the master; else HIVEMIND_MASTER, else the home's credentials.
         token: the account's; else HIVEMIND_TOKEN, else the home's credentials.
         home: whose ``credentials.toml`` to read; else HIVEMIND_HOME, else the user's data folder.
+        tls_ca: a file of certificates in PEM, the master's own or its authority's; else
+            HIVEMIND_TLS_CA, else what the home's credentials say. Without one, the master is spoken
+            to in plain HTTP/2.
         patience: how long a lost master is waited for.
 
     Raises:
-        ClientError: no address is known, or it is none.
+        ClientError: no address is known, or it is none; NotTrusted where the certificates cannot be
+            used.
     """
-    target = find_target(address, token, home)
+    target = find_target(address, token, home, tls_ca)
+    tls = tls_for(target)
     block_error: Exception | None = None
     async with trio.open_nursery() as connections:
-        connection = Connection(target, patience or Patience(), connections)
+        connection = Connection(target, tls, patience or Patience(), connections)
         try:
             yield Client(connection, home)
         except Exception as error:

@@ -5,17 +5,19 @@ client's patience lasts. A master that was never there is said so at once.
 """
 
 import random
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import attrs
 import trio
 
-from hivemind.client.errors import ClientError, LostConnection, NoAnswer
+from hivemind.client.errors import ClientError, LostConnection, NoAnswer, NotTrusted
 from hivemind.client.faults import explained, is_lost, not_logged_in
 from hivemind.client.target import Target
 from hivemind.rpc.channel import Channel, open_channel
 from hivemind.rpc.errors import ConnectFailed, RpcError
+from hivemind.rpc.tls import BadCertificate, client_tls
 from hivemind.supervision import Backoff
 
 T = TypeVar("T")
@@ -34,11 +36,28 @@ class Patience:
     backoff: Backoff = attrs.field(factory=lambda: Backoff(first_s=0.1, most_s=2.0))
 
 
+def tls_for(target: Target) -> ssl.SSLContext | None:
+    """How to know the master; None where plain HTTP/2 is spoken. Raises NotTrusted."""
+    if target.trust is None:
+        return None
+    try:
+        return client_tls(ca=target.trust.ca)
+    except BadCertificate as error:
+        raise NotTrusted(f"{error}; {target.trust.said_by} names it") from error
+
+
 class Connection:
     """Made by ``open_client``; ``nursery`` owns the channel."""
 
-    def __init__(self, target: Target, patience: Patience, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        target: Target,
+        tls: ssl.SSLContext | None,
+        patience: Patience,
+        nursery: trio.Nursery,
+    ) -> None:
         self.target = target
+        self._tls = tls
         self._patience = patience
         self._nursery = nursery
         self._channel: Channel | None = None
@@ -60,13 +79,18 @@ class Connection:
             return self._channel
 
     async def _hold_channel(self, *, task_status: trio.TaskStatus[Channel]) -> None:
+        trust = self.target.trust
         metadata = {}
         if self.target.token:
             metadata["authorization"] = f"Bearer {self.target.token}"
         try:
             with trio.CancelScope() as holder:
                 async with open_channel(
-                    self.target.host, self.target.port, metadata=metadata
+                    self.target.host,
+                    self.target.port,
+                    tls=self._tls,
+                    server_name=None if trust is None else trust.name,
+                    metadata=metadata,
                 ) as channel:
                     # A cancelled block may still have a last word to send, such as a stop. The
                     # shield ends with the block: close() cancels it.
@@ -105,12 +129,12 @@ class Connection:
                 return await make_in_time(await self.channel())
             except RpcError as error:
                 if not repeatable and self._was_connected:
-                    raise explained(error, self.target.address) from error
+                    raise explained(error, self.target) from error
                 await trial.after(error)
 
     def trial(self) -> "Trial":
         """For calls that are repeated by their own rules."""
-        return Trial(self.target.address, self._patience, lambda: self._was_connected)
+        return Trial(self.target, self._patience, lambda: self._was_connected)
 
     def require_token(self) -> None:
         """Raise NotLoggedIn where no token is known."""
@@ -121,8 +145,10 @@ class Connection:
 class Trial:
     """Counts the failures of one piece of work, and says when it is not to be tried again."""
 
-    def __init__(self, address: str, patience: Patience, was_connected: Callable[[], bool]) -> None:
-        self._address = address
+    def __init__(
+        self, target: Target, patience: Patience, was_connected: Callable[[], bool]
+    ) -> None:
+        self._target = target
         self._patience = patience
         self._was_connected = was_connected
         self._failures = 0
@@ -138,7 +164,7 @@ class Trial:
         Raises:
             ClientError: it may not: the error is an answer, or patience has run out.
         """
-        told = explained(error, self._address)
+        told = explained(error, self._target)
         if not is_lost(error) or not self._was_connected():
             raise told from error
         self._failures += 1
@@ -152,6 +178,6 @@ class Trial:
 
     def _lost(self) -> ClientError:
         return LostConnection(
-            f"the master at {self._address} went away and did not come back within "
+            f"the master at {self._target.address} went away and did not come back within "
             f"{self._patience.within_s:g} s; what it acknowledged is safe, try again later"
         )

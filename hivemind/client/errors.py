@@ -20,6 +20,10 @@ class NoAnswer(ClientError):
     """The master is there and did not answer a call in time."""
 
 
+class NotTrusted(ClientError):
+    """The master could not be known by its certificate, or TLS is spoken by one side alone."""
+
+
 class NotLoggedIn(ClientError):
     """No token is known for this master, or it is no longer good."""
 

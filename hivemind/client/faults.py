@@ -7,19 +7,25 @@ from hivemind.client.errors import (
     NoMaster,
     NoSuchTask,
     NotLoggedIn,
+    NotTrusted,
     Refused,
 )
+from hivemind.client.target import Target
 from hivemind.core.wording import one_line
 from hivemind.rpc.contract.faults import NamedFault
 from hivemind.rpc.errors import (
     CallRefused,
+    CertificateRefused,
     ConnectFailed,
     DeadlineExceeded,
     ErrorCode,
+    NoGrpc,
     RemoteError,
     RpcError,
     Status,
+    TlsFailed,
 )
+from hivemind.settings.daemon import MASTER_VARIABLE, TLS_CA_VARIABLE
 
 
 def is_lost(error: RpcError) -> bool:
@@ -29,10 +35,11 @@ def is_lost(error: RpcError) -> bool:
     return not isinstance(error, DeadlineExceeded | CallRefused)
 
 
-def explained(error: RpcError, address: str) -> ClientError:
+def explained(error: RpcError, target: Target) -> ClientError:
     """``error`` as one line for the person whose call it was."""
+    address = target.address
     if isinstance(error, ConnectFailed):
-        return no_master(address)
+        return _not_connected(error, target)
     if isinstance(error, DeadlineExceeded):
         return NoAnswer(f"the master at {address} did not answer in time; try again")
     if isinstance(error, NamedFault):
@@ -46,10 +53,25 @@ def explained(error: RpcError, address: str) -> ClientError:
     return _by_code(error.code, str(error), address)
 
 
-def no_master(address: str) -> NoMaster:
-    """Nobody listens there."""
+def _not_connected(error: ConnectFailed, target: Target) -> ClientError:
+    address, trust = target.address, target.trust
+    if isinstance(error, CertificateRefused) and trust is not None:
+        return NotTrusted(
+            f"the certificate of the master at {address} is not trusted ({error.reason}); set "
+            f"{TLS_CA_VARIABLE} to a file with the right one ({trust.said_by} names {trust.ca})"
+        )
+    if isinstance(error, TlsFailed) and trust is not None:
+        return NotTrusted(
+            f"the server at {address} does not speak TLS as a master would; if it has no "
+            f"certificate, take away the one that {trust.said_by} names"
+        )
+    if isinstance(error, NoGrpc) and trust is None:
+        return NoMaster(
+            f"no master answers at {address}, although something listens there; if it is a master "
+            f"with a certificate, set {TLS_CA_VARIABLE} to a file with that"
+        )
     return NoMaster(
-        f"no master answers at {address}; start one with `hivemind up`, or set HIVEMIND_MASTER"
+        f"no master answers at {address}; start one with `hivemind up`, or set {MASTER_VARIABLE}"
     )
 
 

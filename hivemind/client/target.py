@@ -3,7 +3,8 @@
 The home has two files of credentials. ``login/credentials.toml`` is what somebody logged in with
 here. ``credentials.toml`` is the local admin's, which a master that runs on this home writes and
 renews; logging in must not touch it. A token goes to the master that gave it and to nobody else, so
-that pointing HIVEMIND_MASTER elsewhere gives nothing away.
+that pointing HIVEMIND_MASTER elsewhere gives nothing away. A master that was once known by its
+certificate is never spoken to without one.
 """
 
 import os
@@ -18,7 +19,13 @@ from hivemind.settings.credentials import (
     read_credentials,
     write_credentials,
 )
-from hivemind.settings.daemon import format_address, parse_address
+from hivemind.settings.daemon import (
+    MASTER_VARIABLE,
+    TLS_CA_VARIABLE,
+    TOKEN_VARIABLE,
+    format_address,
+    parse_address,
+)
 from hivemind.settings.errors import SettingsError
 from hivemind.settings.home import find_home
 
@@ -30,12 +37,26 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @attrs.frozen(kw_only=True)
+class Trust:
+    """By what to know a master that speaks TLS."""
+
+    ca: Path
+    """Certificates in PEM: the master's own, or its authority's."""
+    name: str | None = None
+    """The name that the master's certificate is for, where that is not its host."""
+    said_by: str = "tls_ca"
+    """Where all this comes from, as people know it."""
+
+
+@attrs.frozen(kw_only=True)
 class Target:
     """A master and the token to show it."""
 
     host: str
     port: int
     token: str | None = attrs.field(default=None, repr=False)
+    trust: Trust | None = None
+    """None: the master is spoken to in plain HTTP/2."""
 
     @property
     def address(self) -> str:
@@ -43,21 +64,35 @@ class Target:
         return format_address(self.host, self.port)
 
 
-def find_target(address: str | None, token: str | None, home: Path | None) -> Target:
-    """The master to call, with the token that is known for it, if any.
+def find_target(
+    address: str | None, token: str | None, home: Path | None, tls_ca: Path | None = None
+) -> Target:
+    """The master to call, with the token and the certificates that are known for it, if any.
 
     Raises:
         BadAddress: what should be an address is none, or a file of credentials cannot be read.
     """
     known = _known(_found(home))
-    said = address or os.environ.get("HIVEMIND_MASTER")
+    said = address or os.environ.get(MASTER_VARIABLE)
     if not said:
-        said = known[0].master if known else DEFAULT_ADDRESS
+        said = known[0][1].master if known else DEFAULT_ADDRESS
     host, port = _parsed(said)
-    shown = token or os.environ.get("HIVEMIND_TOKEN")
+    fitting = [(file, own) for file, own in known if _is_same(own.master, host, port)]
+    shown = token or os.environ.get(TOKEN_VARIABLE)
     if not shown:
-        shown = next((own.token for own in known if _is_same(own.master, host, port)), None)
-    return Target(host=host, port=port, token=shown)
+        shown = next((own.token for _, own in fitting), None)
+    return Target(host=host, port=port, token=shown, trust=_find_trust(tls_ca, fitting))
+
+
+def _find_trust(tls_ca: Path | None, fitting: list[tuple[Path, Credentials]]) -> Trust | None:
+    if tls_ca is not None:
+        return Trust(ca=tls_ca.absolute())
+    if named := os.environ.get(TLS_CA_VARIABLE):
+        return Trust(ca=Path(named).absolute(), said_by=TLS_CA_VARIABLE)
+    for file, own in fitting:
+        if own.tls_ca is not None:
+            return Trust(ca=own.tls_ca, name=own.tls_name, said_by=str(file))
+    return None
 
 
 def save_login(home: Path | None, target: Target, account: str, token: str) -> None:
@@ -65,7 +100,15 @@ def save_login(home: Path | None, target: Target, account: str, token: str) -> N
     folder = _found(home) / _LOGIN_FOLDER
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_credentials(folder, Credentials(master=target.address, account=account, token=token))
+        trust = target.trust
+        credentials = Credentials(
+            master=target.address,
+            account=account,
+            token=token,
+            tls_ca=None if trust is None else trust.ca,
+            tls_name=None if trust is None else trust.name,
+        )
+        write_credentials(folder, credentials)
     except OSError as error:
         raise BadAddress(
             f"{folder}: the login cannot be kept: {error.strerror}; "
@@ -92,9 +135,10 @@ def _found(home: Path | None) -> Path:
         raise BadAddress(str(error)) from error
 
 
-def _known(home: Path) -> list[Credentials]:
-    found = (_read(home / _LOGIN_FOLDER), _read(home))
-    return [credentials for credentials in found if credentials is not None]
+def _known(home: Path) -> list[tuple[Path, Credentials]]:
+    """What the home's files say, a login first."""
+    found = [(folder / FILE_NAME, _read(folder)) for folder in (home / _LOGIN_FOLDER, home)]
+    return [(file, credentials) for file, credentials in found if credentials is not None]
 
 
 def _read(folder: Path) -> Credentials | None:

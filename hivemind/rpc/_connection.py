@@ -53,7 +53,9 @@ class ServerConnection:
             with self._scope:
                 refusal = await handshake(self._stream, self._setting.config.handshake_s)
                 if refusal is not None:
-                    log.info("rpc_handshake_failed", peer=self.link.peer_address, reason=refusal)
+                    log.info(
+                        "rpc_handshake_failed", peer=self.link.peer_address, reason=refusal.reason
+                    )
                 elif not draining.is_set():
                     await self._serve()
         finally:

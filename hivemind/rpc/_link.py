@@ -8,6 +8,7 @@ import ssl
 from contextlib import suppress
 from typing import Any
 
+import attrs
 import h2.events
 import structlog
 import trio
@@ -345,22 +346,33 @@ def _h2_connection(*, is_client: bool, config: TransportConfig) -> H2Connection:
     return connection
 
 
-async def handshake(stream: trio.abc.Stream, deadline_s: float) -> str | None:
-    """Finish TLS where `stream` has it; the reason why that failed, or None."""
+@attrs.frozen
+class HandshakeRefusal:
+    """Why TLS was not agreed on."""
+
+    reason: str
+    certificate_fault: str = ""
+    """What is wrong with the peer's certificate, where it was that."""
+
+
+async def handshake(stream: trio.abc.Stream, deadline_s: float) -> HandshakeRefusal | None:
+    """Finish TLS where `stream` has it; why that failed, or None."""
     if not isinstance(stream, trio.SSLStream):
         return None
     with trio.move_on_after(deadline_s):
         return await _shake_hands(stream)
-    return "TLS was not finished in time"
+    return HandshakeRefusal("TLS was not finished in time")
 
 
-async def _shake_hands(stream: trio.SSLStream[trio.SocketStream]) -> str | None:
+async def _shake_hands(stream: trio.SSLStream[trio.SocketStream]) -> HandshakeRefusal | None:
     try:
         await stream.do_handshake()
     except trio.BrokenResourceError as error:
-        return broken_reason(error)
+        cause = error.__cause__
+        fault = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else ""
+        return HandshakeRefusal(broken_reason(error), fault)
     if stream.selected_alpn_protocol() != "h2":
-        return "the peer does not offer HTTP/2 (ALPN h2)"
+        return HandshakeRefusal("the peer does not offer HTTP/2 (ALPN h2)")
     return None
 
 

@@ -32,7 +32,7 @@ from hivemind.rpc._grpclib import (
 )
 from hivemind.rpc._link import Link, handshake
 from hivemind.rpc.config import TransportConfig
-from hivemind.rpc.errors import ConnectFailed
+from hivemind.rpc.errors import CertificateRefused, ConnectFailed, NoGrpc, TlsFailed
 
 
 class Channel(CallChannel):
@@ -146,19 +146,21 @@ async def open_channel(
     port: int,
     *,
     tls: ssl.SSLContext | None = None,
+    server_name: str | None = None,
     config: TransportConfig | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Channel]:
     """Connect to a gRPC server. Leaving the block closes the connection and ends its calls.
 
-    `tls` verifies the server, and shows a certificate where it has one; `metadata` goes with every
-    call, a token for instance.
+    `tls` verifies the server, by `server_name` where its certificate is for another name than
+    `host`, and shows a certificate where it has one; `metadata` goes with every call, a token for
+    instance.
 
     Raises:
-        ConnectFailed: nobody listens, TLS failed, or what answered is no gRPC server.
+        ConnectFailed: nobody listens; TlsFailed and NoGrpc where somebody else does.
     """
     config = config or TransportConfig()
-    stream = await _connect(host, port, tls, config)
+    stream = await _connect(host, port, tls, server_name or host, config)
     link = Link(
         stream, is_client=True, config=config, acceptor=_NoCalls(), peer_address=(host, port)
     )
@@ -196,7 +198,7 @@ async def _run_link(link: Link, channel: Channel) -> None:
 
 
 async def _connect(
-    host: str, port: int, tls: ssl.SSLContext | None, config: TransportConfig
+    host: str, port: int, tls: ssl.SSLContext | None, server_name: str, config: TransportConfig
 ) -> trio.abc.Stream:
     where = f"{host}:{port}"
     with trio.move_on_after(config.connect_s):
@@ -206,7 +208,9 @@ async def _connect(
             raise ConnectFailed(f"cannot connect to {where}: {_os_reason(error)}") from error
         if tls is None:
             return socket_stream
-        stream = trio.SSLStream(socket_stream, tls, server_hostname=host, https_compatible=True)
+        stream = trio.SSLStream(
+            socket_stream, tls, server_hostname=server_name, https_compatible=True
+        )
         try:
             refusal = await handshake(stream, config.connect_s)
         except BaseException:
@@ -215,7 +219,10 @@ async def _connect(
         if refusal is None:
             return stream
         await trio.aclose_forcefully(stream)
-        raise ConnectFailed(f"cannot connect to {where}: {refusal}")
+        text = f"cannot connect to {where}: {refusal.reason}"
+        if refusal.certificate_fault:
+            raise CertificateRefused(text, refusal.certificate_fault)
+        raise TlsFailed(text)
     raise ConnectFailed(f"cannot connect to {where}: no answer within {config.connect_s:g} s")
 
 
@@ -234,7 +241,7 @@ async def _await_ready(
     if not link.ready.is_set():
         reason = link.closed_because or f"no answer within {config.connect_s:g} s"
         link.close(reason, flush=False)
-        raise ConnectFailed(f"cannot connect to {host}:{port}: no gRPC server there ({reason})")
+        raise NoGrpc(f"cannot connect to {host}:{port}: no gRPC server there ({reason})")
 
 
 def _os_reason(error: OSError) -> str:

@@ -80,6 +80,23 @@ class ConnectFailed(RpcError):
     """No connection could be opened."""
 
 
+class NoGrpc(ConnectFailed):
+    """Somebody listens there and does not answer as a gRPC server: perhaps it expects TLS."""
+
+
+class TlsFailed(ConnectFailed):
+    """Somebody listens there, and TLS could not be agreed on: perhaps it has none."""
+
+
+class CertificateRefused(TlsFailed):
+    """The server's certificate is not one that we trust for it."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+        """What is wrong with the certificate."""
+
+
 class PortInUse(RpcError):
     """The address to listen on is taken, not ours, or not allowed."""
 

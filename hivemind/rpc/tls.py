@@ -2,6 +2,7 @@
 
 import ssl
 from pathlib import Path
+from typing import Any
 
 from hivemind.rpc.errors import RpcError
 
@@ -30,6 +31,8 @@ def client_tls(
     """For a client that checks the server's name and certificate, by `ca` or the system's CAs, and
     shows its own `certificate` if it has one.
 
+    Every certificate in the file `ca` is trusted by itself, so that a server's own will do.
+
     Raises:
         BadCertificate: a file is missing or not what it should be.
     """
@@ -37,9 +40,51 @@ def client_tls(
     if ca is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         _trust(context, ca)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if certificate is not None:
         _load(context, certificate, key or certificate)
     return _http2_only(context)
+
+
+def name_to_expect(certificate: Path, key: Path, host: str) -> str:
+    """A name by which a client that trusts this server certificate will accept it.
+
+    That is `host` where the certificate is for it, else the first name that it is for.
+
+    Raises:
+        BadCertificate: no client would accept it: it has expired, or names nobody.
+    """
+    names = _names(certificate, key)
+    if host in names:
+        return host
+    if not names:
+        raise BadCertificate(
+            f"the certificate {certificate} is for no name: make one with a subjectAltName, such "
+            "as IP:192.0.2.1 or DNS:pool.example"
+        )
+    return names[0].replace("*", "master", 1)
+
+
+def _names(certificate: Path, key: Path) -> list[str]:
+    """What the certificate is for, as a client reads it: ssl parses only a peer's certificate."""
+    client_side = client_tls(ca=certificate)
+    client_side.check_hostname = False
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = server_tls(certificate, key).wrap_bio(to_server, to_client, server_side=True)
+    client = client_side.wrap_bio(to_client, to_server)
+    for _ in range(3):  # each side speaks twice, the client first
+        for side in (client, server):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLCertVerificationError as error:
+                raise BadCertificate(
+                    f"no client would accept the certificate {certificate}: {error.verify_message}"
+                ) from error
+    shown = client.getpeercert() or {}
+    alternatives: Any = shown.get("subjectAltName", ())
+    return [name for kind, name in alternatives if kind in {"DNS", "IP Address"}]
 
 
 def _http2_only(context: ssl.SSLContext) -> ssl.SSLContext:

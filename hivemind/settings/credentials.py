@@ -31,9 +31,16 @@ class Credentials:
     """``HOST:PORT``."""
     account: str
     token: str = attrs.field(repr=False)
+    tls_ca: Path | None = None
+    """The certificates by which to know the master, in PEM; None where it speaks plain HTTP/2."""
+    tls_name: str | None = None
+    """The name that its certificate is for, where that is not the host of ``master``."""
 
 
-_KEYS = {field.name: Key(read=values.name) for field in attrs.fields(Credentials)}
+_KEYS = {
+    **{name: Key(read=values.name) for name in ("master", "account", "token", "tls_name")},
+    "tls_ca": Key(read=values.path),
+}
 
 
 def read_credentials(folder: Path) -> Credentials | None:
@@ -60,8 +67,9 @@ def write_credentials(folder: Path, credentials: Credentials) -> None:
     """
     path = folder / FILE_NAME
     lines = [
-        f"{name} = {_quoted(value)}\n"
+        f"{name} = {_quoted(str(value))}\n"
         for name, value in attrs.asdict(credentials, recurse=False).items()
+        if value is not None
     ]
     try:
         _replace(path, "".join(lines).encode())

@@ -15,6 +15,7 @@ from hivemind.settings.tables import Key, read_table, structure
 
 MASTER_VARIABLE = "HIVEMIND_MASTER"
 TOKEN_VARIABLE = "HIVEMIND_TOKEN"  # noqa: S105
+TLS_CA_VARIABLE = "HIVEMIND_TLS_CA"
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
 
@@ -74,7 +75,8 @@ class WorkerConfig:
     """What people call the node; empty: the machine's own name."""
     location: str = ""
     tls_ca: Path | None = None
-    """The certificate authority of the master, in PEM."""
+    """The certificates by which to know the master, in PEM: its own, or its authority's; without
+    them it is spoken to in plain HTTP/2."""
     drain_grace_s: float = 30.0
     """How long what runs may go on when the worker is told to end."""
     log_format: str = "text"
@@ -137,7 +139,11 @@ def load_worker_config(
     environ: Mapping[str, str] | None = None,
 ) -> WorkerConfig:
     """A worker's configuration; arguments and errors as for ``load_master_config``."""
-    variables = {"master": MASTER_VARIABLE, "join_token": TOKEN_VARIABLE}
+    variables = {
+        "master": MASTER_VARIABLE,
+        "join_token": TOKEN_VARIABLE,
+        "tls_ca": TLS_CA_VARIABLE,
+    }
     table, sources = _merge(file, flags, environ, variables)
     if "master" not in table:
         raise BadSetting(f"no master is named: give --master HOST:PORT, or set {MASTER_VARIABLE}")

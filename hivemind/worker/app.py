@@ -19,12 +19,12 @@ from hivemind.core.records import Capabilities, Vitals
 from hivemind.core.wording import one_line
 from hivemind.rpc.auth import Authenticator, InvalidToken, Principal
 from hivemind.rpc.contract.serving import with_reflection
-from hivemind.rpc.errors import RpcError
+from hivemind.rpc.errors import NoGrpc, RpcError, TlsFailed
 from hivemind.rpc.health import Health
 from hivemind.rpc.server import Server, open_listeners
 from hivemind.rpc.tls import client_tls
-from hivemind.settings.credentials import read_credentials
-from hivemind.settings.daemon import WorkerConfig, parse_address
+from hivemind.settings.credentials import Credentials, read_credentials
+from hivemind.settings.daemon import TLS_CA_VARIABLE, WorkerConfig, parse_address
 from hivemind.settings.home import HomeUnusable, make_home
 from hivemind.settings.policies import load_policies
 from hivemind.supervision import (
@@ -36,7 +36,7 @@ from hivemind.supervision import (
     open_supervisor,
 )
 from hivemind.worker.capacity import Wish, measure_machine, plan_capacity
-from hivemind.worker.dial import Dial
+from hivemind.worker.dial import Dial, NotTrusted
 from hivemind.worker.errors import WorkerError
 from hivemind.worker.gpus import open_gpus
 from hivemind.worker.held import HeldAttempts
@@ -166,8 +166,9 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
 
     Raises, each with one line that says what to do: SettingsError for the home, its policies and
     its credentials; BadCertificate; HomeInUse; SandboxUnavailable, which has a line for each thing
-    that is missing; ImpossibleOffer; NoSuchHost; the IdentityError family where the master will not
-    have this worker. A failure that restarting does not mend is raised in the block.
+    that is missing; ImpossibleOffer; NoSuchHost; NotTrusted; the IdentityError family where the
+    master will not have this worker. A failure that restarting does not mend is raised in the
+    block.
     """
     policies = load_policies(config.home)
     capacity = plan_capacity(
@@ -179,16 +180,15 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
         ),
         measure_machine(),
     )
-    host, port = config.master
-    tls = None if config.tls_ca is None else client_tls(ca=config.tls_ca)
-    dial = Dial(host=host, port=port, tls=tls)
+    known = _credentials_of_home(config)
+    dial = _dial(config, known)
     await dial.check_name()
     with _own_home(config.home) as folder, open_gpus() as gpus:
         outbox = Outbox(folder / "attempts")
         held = HeldAttempts()
         await recover(outbox, held)
         async with _open_sandboxes(config, capacity.slots) as pool:
-            identity = await _join(dial, IdentityFolder(folder), config)
+            identity = await _join(dial, IdentityFolder(folder), config, known)
             transfers = Transfers(dial, identity)
             runner = Runner(
                 pool=pool,
@@ -237,30 +237,49 @@ async def _supervised(worker: Worker) -> AsyncIterator[None]:
         raise
 
 
-async def _join(dial: Dial, folder: IdentityFolder, config: WorkerConfig) -> Identity:
-    """The identity that the master accepts, however long the master may be away."""
+def _credentials_of_home(config: WorkerConfig) -> Credentials | None:
+    """The home's credentials, if they are for this master: no other may see their token."""
+    known = read_credentials(config.home)
+    return known if known is not None and parse_address(known.master) == config.master else None
+
+
+def _dial(config: WorkerConfig, known: Credentials | None) -> Dial:
+    host, port = config.master
+    if config.tls_ca is not None:
+        return Dial(host=host, port=port, tls=client_tls(ca=config.tls_ca))
+    if known is not None and known.tls_ca is not None:
+        return Dial(host=host, port=port, tls=client_tls(ca=known.tls_ca), tls_name=known.tls_name)
+    return Dial(host=host, port=port)
+
+
+async def _join(
+    dial: Dial, folder: IdentityFolder, config: WorkerConfig, known: Credentials | None
+) -> Identity:
+    """The identity that the master accepts, however long the master may be away.
+
+    A master that is there and cannot be known by its certificate is not waited for.
+    """
     name = config.name or socket.gethostname()[:NODE_NAME_LENGTH]
-    join_token = config.join_token or _token_of_home(config)
+    join_token = config.join_token or (known.token if known is not None else None)
     told = ""
     failures = 0
     while True:
         try:
             return await join(dial, folder, name=name, join_token=join_token)
+        except TlsFailed as error:
+            raise NotTrusted(
+                f"{one_line(str(error))}: set tls_ca, or {TLS_CA_VARIABLE}, to a file with the "
+                "master's certificate if it has one, and take it away if it has none"
+            ) from error
         except RpcError as error:
             reason = one_line(str(error))
+            if isinstance(error, NoGrpc) and dial.tls is None:
+                reason += "; if it is a master with a certificate, set tls_ca to a file with that"
         if reason != told:
             told = reason
             log.warning("master_not_reached", master=dial.address, reason=reason)
         failures += 1
         await trio.sleep(_JOIN_BACKOFF.delay_s(failures, random.random()))  # noqa: S311
-
-
-def _token_of_home(config: WorkerConfig) -> str | None:
-    """The token in the home's credentials, if it is for this master: no other may see it."""
-    known = read_credentials(config.home)
-    if known is None or parse_address(known.master) != config.master:
-        return None
-    return known.token
 
 
 @asynccontextmanager

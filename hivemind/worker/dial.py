@@ -19,6 +19,10 @@ class NoSuchHost(WorkerError):
     """The master's address cannot be resolved."""
 
 
+class NotTrusted(WorkerError):
+    """The master could not be known by its certificate, or it has none."""
+
+
 @attrs.frozen(kw_only=True)
 class Dial:
     """Where the master is, and how to speak to it."""
@@ -26,6 +30,9 @@ class Dial:
     host: str
     port: int
     tls: ssl.SSLContext | None = None
+    """None: plain HTTP/2."""
+    tls_name: str | None = None
+    """The name that the master's certificate is for, where that is not ``host``."""
     transport: TransportConfig = attrs.field(factory=TransportConfig)
 
     @property
@@ -51,6 +58,11 @@ class Dial:
         """
         metadata = {"authorization": f"Bearer {token}"} if token is not None else {}
         async with open_channel(
-            self.host, self.port, tls=self.tls, config=self.transport, metadata=metadata
+            self.host,
+            self.port,
+            tls=self.tls,
+            server_name=self.tls_name,
+            config=self.transport,
+            metadata=metadata,
         ) as channel:
             yield LinkClient(channel)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from hivemind.client.errors import BadAddress
-from hivemind.client.target import find_target, forget_login, save_login
+from hivemind.client.target import Trust, find_target, forget_login, save_login
 from hivemind.settings.credentials import Credentials, write_credentials
 
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HIVEMIND_MASTER", "HIVEMIND_TOKEN", "HIVEMIND_HOME"):
+    for name in ("HIVEMIND_MASTER", "HIVEMIND_TOKEN", "HIVEMIND_HOME", "HIVEMIND_TLS_CA"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -101,6 +101,30 @@ def test_a_login_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BadAddress):
         save_login(tmp_path / "file", find_target("h:1", None, tmp_path), "ann", "anns")
+
+
+def test_a_master_that_is_known_by_its_certificate_is_called_by_no_other_way(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = home / "cert.pem"
+    credentials = Credentials(
+        master="127.0.0.1:7000", account="admin", token="admins", tls_ca=ca, tls_name="pool"
+    )
+    write_credentials(home, credentials)
+    own = Trust(ca=ca, name="pool", said_by=str(home / "credentials.toml"))
+    assert find_target(None, "another token", home).trust == own
+    save_login(home, find_target("localhost:7000", None, home), "ann", "anns")
+    login = find_target(None, None, home)
+    assert (login.token, login.trust) == (
+        "anns",
+        Trust(ca=ca, name="pool", said_by=str(home / "login/credentials.toml")),
+    )
+    assert find_target("elsewhere:7000", None, home).trust is None
+    monkeypatch.setenv("HIVEMIND_TLS_CA", "/env.pem")
+    assert find_target(None, None, home).trust == Trust(
+        ca=Path("/env.pem"), said_by="HIVEMIND_TLS_CA"
+    )
+    assert find_target(None, None, home, Path("/arg.pem")).trust == Trust(ca=Path("/arg.pem"))
 
 
 def test_a_token_is_never_shown(home: Path) -> None:

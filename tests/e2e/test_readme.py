@@ -10,7 +10,8 @@ import click
 import pytest
 
 from hivemind.cli.main import cli
-from tests.pool import COMMAND_S, Pool, clean_environment
+from hivemind.settings.credentials import read_credentials
+from tests.pool import COMMAND_S, Daemon, Pool, clean_environment
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 MAIN = "import os; open(os.path.join(os.environ['HIVEMIND_OUTPUT'], 'made.txt'), 'w').write('made')"
@@ -86,6 +87,30 @@ def test_a_second_machine_joins_as_written(pool: Pool, folder: Path) -> None:
     pool.worker(master, *words[words.index("--join") :])
     ran = pool.cli("run", "--", "echo", "ran", home=master.home)
     assert ran.stdout == b"ran\n"
+
+
+def test_a_master_with_a_certificate_serves_as_written(pool: Pool, folder: Path) -> None:
+    *making, starting = block("Several machines", 2).splitlines()
+    made = shell("\n".join(making).replace("MASTER", "localhost"), home=folder, folder=folder)
+    assert made.returncode == 0, made.stderr
+    assert starting == "hivemind master --config master.toml --listen 0.0.0.0:50051"
+    master = pool.master("--config", str(folder / "master.toml"))
+    script = "\n".join(
+        [
+            f"export HIVEMIND_MASTER=localhost:{master.address.rpartition(':')[2]}",
+            f"export HIVEMIND_TOKEN={_account_token(master)}",
+            block("Several machines", 3),
+            "hivemind whoami",
+        ]
+    )
+    done = shell(script, home=folder / "elsewhere", folder=folder)
+    assert (done.returncode, "admin" in done.stdout) == (0, True), done.stderr
+
+
+def _account_token(master: Daemon) -> str:
+    credentials = read_credentials(master.home)
+    assert credentials is not None
+    return credentials.token
 
 
 def test_every_command_is_in_the_readme() -> None:

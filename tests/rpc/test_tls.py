@@ -10,9 +10,9 @@ import trio
 from hivemind.rpc.channel import open_channel
 from hivemind.rpc.config import TransportConfig
 from hivemind.rpc.context import current_call
-from hivemind.rpc.errors import ConnectFailed
+from hivemind.rpc.errors import CertificateRefused, ConnectFailed, NoGrpc, TlsFailed
 from hivemind.rpc.stubs import bind
-from hivemind.rpc.tls import BadCertificate, client_tls, server_tls
+from hivemind.rpc.tls import BadCertificate, client_tls, name_to_expect, server_tls
 from tests.rpc._pb.hmtest import EchoStub, Ping, Pong
 from tests.rpc.conftest import GrpcioClient
 from tests.rpc.service import EchoService, serving
@@ -88,7 +88,7 @@ async def test_mtls_knows_the_client_by_its_certificate_and_refuses_those_withou
 async def test_a_server_that_is_not_trusted_is_one_clear_line(keys: Path) -> None:
     tls = server_tls(keys / "server.pem", keys / "server.key")
     async with serving([EchoService()], tls=tls) as at:
-        with pytest.raises(ConnectFailed, match="certificate refused"):
+        with pytest.raises(CertificateRefused, match="certificate refused"):
             async with open_channel("localhost", at.port, tls=client_tls(ca=keys / "other.pem")):
                 pass
 
@@ -97,12 +97,12 @@ async def test_tls_to_a_plain_server_and_plain_to_a_tls_server_are_refused(keys:
     config = TransportConfig(connect_s=2)
     trusting = client_tls(ca=keys / "ca.pem")
     async with serving([EchoService()]) as at:
-        with pytest.raises(ConnectFailed, match="TLS"):
+        with pytest.raises(TlsFailed, match="TLS"):
             async with open_channel("localhost", at.port, tls=trusting, config=config):
                 pass
     tls = server_tls(keys / "server.pem", keys / "server.key")
     async with serving([EchoService()], tls=tls) as at:
-        with pytest.raises(ConnectFailed, match="no gRPC server there"):
+        with pytest.raises(NoGrpc, match="no gRPC server there"):
             async with open_channel("localhost", at.port, config=config):
                 pass
 
@@ -116,6 +116,48 @@ async def test_a_client_that_never_finishes_tls_is_hung_up_on(keys: Path) -> Non
     ):
         with trio.fail_after(5):
             assert await stream.receive_some(100) == b""
+
+
+def _certificate(folder: Path, *more: str) -> tuple[Path, Path]:
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
+    files = ["-keyout", "own.key", "-out", "own.pem", "-subj", "/CN=pool"]
+    arguments = ["openssl", "req", "-x509", *curve, *files, *more]
+    subprocess.run(arguments, cwd=folder, check=True, capture_output=True)
+    return folder / "own.pem", folder / "own.key"
+
+
+@pytest.mark.parametrize(
+    ("names", "host", "expected"),
+    [
+        ("DNS:a.example,IP:127.0.0.1", "127.0.0.1", "127.0.0.1"),
+        ("DNS:a.example,IP:127.0.0.1", "b.example", "a.example"),
+        ("DNS:*.a.example", "127.0.0.1", "master.a.example"),
+    ],
+)
+async def test_a_server_is_known_by_its_own_certificate_under_the_name_to_expect(
+    tmp_path: Path, names: str, host: str, expected: str
+) -> None:
+    # Not fit to sign others, and so no authority at all.
+    leaf = ("-addext", "basicConstraints=critical,CA:FALSE")
+    pem, key = _certificate(tmp_path, "-addext", f"subjectAltName={names}", *leaf)
+    name = name_to_expect(pem, key, host)
+    assert name == expected
+    async with (
+        serving([EchoService()], tls=server_tls(pem, key)) as at,
+        open_channel("127.0.0.1", at.port, tls=client_tls(ca=pem), server_name=name) as channel,
+    ):
+        assert (await bind(EchoStub, channel).unary(Ping(data=b"x"))).data == b"x"
+    async with serving([EchoService()], tls=server_tls(pem, key)) as at:
+        with pytest.raises(CertificateRefused, match="ismatch"):
+            async with open_channel(
+                "127.0.0.1", at.port, tls=client_tls(ca=pem), server_name="c.example"
+            ):
+                pass
+
+
+def test_a_certificate_for_no_name_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(BadCertificate, match="subjectAltName"):
+        name_to_expect(*_certificate(tmp_path), "127.0.0.1")
 
 
 def test_a_file_that_is_no_certificate_is_one_clear_line(keys: Path) -> None:

@@ -30,6 +30,12 @@ def test_credentials_come_back_as_they_were_written_and_belong_to_their_owner(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_master_with_a_certificate_is_known_by_is_kept(tmp_path: Path) -> None:
+    kept = attrs.evolve(ANN, tls_ca=tmp_path / "a 'cert'.pem", tls_name="pool.example")
+    write_credentials(tmp_path, kept)
+    assert read_credentials(tmp_path) == kept
+
+
 def test_no_file_is_no_credentials(tmp_path: Path) -> None:
     assert read_credentials(tmp_path) is None
     assert read_credentials(tmp_path / "nowhere") is None

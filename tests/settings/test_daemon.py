@@ -152,7 +152,12 @@ def test_a_flag_outweighs_the_environment_which_outweighs_the_file(tmp_path: Pat
     file = config(
         tmp_path, "home = '/file'\nmaster = 'file:1'\njoin_token = 'file'\nslots = 1\ncpus = 1"
     )
-    environ = {"HIVEMIND_HOME": "/env", "HIVEMIND_MASTER": "env:1", "HIVEMIND_TOKEN": "env"}
+    environ = {
+        "HIVEMIND_HOME": "/env",
+        "HIVEMIND_MASTER": "env:1",
+        "HIVEMIND_TOKEN": "env",
+        "HIVEMIND_TLS_CA": "/env.pem",
+    }
     flags = {"home": Path("/flag"), "master": "flag:1", "join_token": "flag", "slots": "2"}
     none = dict.fromkeys([*flags, "cpus"])
     loaded = load_worker_config(file, none, {})
@@ -161,6 +166,7 @@ def test_a_flag_outweighs_the_environment_which_outweighs_the_file(tmp_path: Pat
     loaded = load_worker_config(file, none, environ)
     assert loaded.home == Path("/env")
     assert (loaded.master, loaded.join_token) == (("env", 1), "env")
+    assert loaded.tls_ca == Path("/env.pem")
     loaded = load_worker_config(file, flags, environ)
     assert loaded.home == Path("/flag")
     assert (loaded.master, loaded.join_token, loaded.slots) == (("flag", 1), "flag", 2)
