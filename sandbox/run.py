@@ -90,10 +90,12 @@ class Run:
     async def collect(
         self, destination: BinaryIO | int, *, max_bytes: int, max_files: int
     ) -> Collected:
-        """Write what the run left in its output folder as an uncompressed tar; waits for its end.
+        """Write what the run left as an uncompressed tar; waits for its end.
 
-        The tar holds regular files and folders under relative names. What `destination` holds
-        after an error or a cancellation is of no use.
+        That is the content of its output folder, and what `Spec.outputs` names; of those, what is
+        not there is skipped, like everything that cannot be taken. The tar holds regular files and
+        folders under relative names. What `destination` holds after an error or a cancellation is
+        of no use.
 
         Args:
             destination: an open file or descriptor, written to from where it stands.
@@ -107,6 +109,7 @@ class Run:
         fields = {
             "slot": self._slot,
             "folder": self._spec.output_dir,
+            "outputs": list(self._spec.outputs),
             "max_bytes": max_bytes,
             "max_files": max_files,
         }

@@ -17,6 +17,8 @@ _MIN_MEMORY_BYTES = 16 * _MIB  # unpacking and starting take about 12 MiB themse
 _MAX_FILES = 10_000
 _MAX_VARIABLES = 1_000
 _MAX_BINDS = 64
+_MAX_OUTPUTS = 64
+_MAX_OUTPUT_CHARACTERS = 4096  # of all together: they travel in one datagram
 # One argument of execve may hold 128 KiB (MAX_ARG_STRLEN), all of them a quarter of the stack.
 _MAX_ARGUMENT_BYTES = (128 << 10) - 1
 _RESERVED = frozenset(
@@ -162,6 +164,8 @@ class Spec:
         python: the interpreter found as python3; None for `find_python()`.
         output_dir: a folder of /task that is made before the start; what lies in it afterwards is
             what `Run.collect` writes.
+        outputs: more files and folders of /task that `Run.collect` writes, under their own paths;
+            where the output folder has something of that name, its own counts.
     """
 
     argv: tuple[str, ...]
@@ -174,6 +178,7 @@ class Spec:
     network: Literal["none"] = "none"
     python: Python | None = None
     output_dir: str = "output"
+    outputs: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if not self.argv or not self.argv[0]:
@@ -187,10 +192,15 @@ class Spec:
         if self.network != "none":
             raise BadSpec(f"there is no network mode {self.network!r}")
         _check_relative("the output folder", self.output_dir)
+        for path in self.outputs:
+            _check_relative("an output", path)
+        if sum(map(len, self.outputs)) > _MAX_OUTPUT_CHARACTERS:
+            raise BadSpec(f"outputs have more than {_MAX_OUTPUT_CHARACTERS} characters together")
         for what, count, most in (
             ("staged files", len(self.files), _MAX_FILES),
             ("variables", len(self.env), _MAX_VARIABLES),
             ("binds", len(self.binds), _MAX_BINDS),
+            ("outputs", len(self.outputs), _MAX_OUTPUTS),
         ):
             if count > most:
                 raise BadSpec(f"{count} {what} are more than the {most} allowed")

@@ -105,6 +105,7 @@ class _Wish:
             command=settings.command,
             env={**settings.env, **self.env},
             name=self.name,
+            outputs=settings.outputs,
         )
 
 
@@ -144,7 +145,6 @@ def _script(path: Path, form: PayloadForm, wish: _Wish) -> Program:
         raise BadProgram(
             f"{path}: its metadata has a command, which only a folder or an archive can have"
         )
-    _check_settings(path, settings)
     submission = wish.submission(PayloadKind.SCRIPT, settings, filename=path.name)
     return Program(submission, bytes_source(data))
 
@@ -176,16 +176,7 @@ def _file_settings(path: Path, names: Sequence[str], manifest: bytes | None) -> 
         raise BadProgram(f"{path}: its {FILE_NAME} is not UTF-8") from error
     except CoreError as error:
         raise BadProgram(f"{path}: {error}") from error
-    _check_settings(path, settings)
     return settings
-
-
-def _check_settings(path: Path, settings: FileSettings) -> None:
-    if settings.outputs:
-        raise BadProgram(
-            f"{path}: it asks for outputs, which are not collected by name; "
-            "have the program write into $HIVEMIND_OUTPUT and remove the key"
-        )
 
 
 def _check_size(path: Path, size: int) -> None:

@@ -13,6 +13,7 @@ import attrs
 
 from hivemind.core import sizes
 from hivemind.core.errors import CoreError
+from hivemind.core.outputs import BadOutput, check_outputs
 from hivemind.core.policy import Bound, PoolRules, Profile
 from hivemind.core.records import PayloadKind, Requirements, Role, TaskSpec
 
@@ -174,13 +175,17 @@ def check_spec(spec: TaskSpec, profile: Profile) -> None:
 
 
 def check_form(spec: TaskSpec) -> None:
-    """Whether the program, its arguments and its environment could be started at all.
+    """Whether the program could be started with its arguments and environment, and its outputs had.
 
     Raises:
         MalformedSpec: one line that says what is wrong.
     """
     if spec.kind is PayloadKind.COMMAND and not spec.argv:
         raise MalformedSpec("there is no command to run: give one after --")
+    try:
+        check_outputs(spec.outputs)
+    except BadOutput as error:
+        raise MalformedSpec(str(error)) from None
     if spec.filename in {".", ".."} or "/" in spec.filename:
         raise MalformedSpec(f"{spec.filename!a} is not a file's bare name")
     for name in spec.env:

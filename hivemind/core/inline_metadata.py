@@ -9,13 +9,13 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Mapping
-from pathlib import PurePosixPath
 from typing import TypeVar
 
 import attrs
 
 from hivemind.core import sizes
 from hivemind.core.errors import CoreError
+from hivemind.core.outputs import BadOutput, check_outputs, clean_output
 from hivemind.core.wording import one_line
 
 BLOCK_BYTES = 64 * 1024
@@ -45,7 +45,7 @@ class FileSettings:
     wall_s: float | None = None
     policy: str | None = None
     outputs: tuple[str, ...] = ()
-    """Paths or patterns below the working folder that belong to the result."""
+    """Files and folders below the working folder that belong to the result, too."""
 
 
 def read_script(text: str) -> FileSettings:
@@ -214,13 +214,16 @@ def _policy(value: object) -> str:
 
 
 def _outputs(value: object) -> tuple[str, ...]:
-    expected = 'expected a list of paths below the working folder, like ["results/*.png"]'
-    paths = _strings(value, expected)
+    paths = _strings(value, 'expected a list of paths, like ["model.bin", "plots"]')
     for path in paths:
-        parts = PurePosixPath(path)
-        if not path or parts.is_absolute() or ".." in parts.parts or not path.isprintable():
-            raise _Unexpected(f"{path[:40]!a} leads elsewhere; {expected}")
-    return paths
+        if any(character in path for character in "*?["):
+            raise _Unexpected(f"{path[:40]!a} is a pattern; name the folder that they lie in")
+    try:
+        cleaned = tuple(dict.fromkeys(clean_output(path) for path in paths))
+        check_outputs(cleaned)
+    except BadOutput as error:
+        raise _Unexpected(str(error)) from None
+    return cleaned
 
 
 def _strings(value: object, expected: str) -> tuple[str, ...]:

@@ -44,6 +44,8 @@ class Submission:
     client_id: str = ""
     client_key: str = ""
     has_stdin: bool = False
+    outputs: tuple[str, ...] = ()
+    """As in the task's spec."""
 
 
 class UploadPart(enum.Enum):

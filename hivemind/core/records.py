@@ -136,8 +136,12 @@ class TaskSpec:
     output_bytes: int = 16 * 1024 * 1024
     """Standard output and standard error together."""
     result_bytes: int = 128 * 1024 * 1024
-    """What the output folder may hold when it is collected."""
+    """What the output folder and ``outputs`` may hold when they are collected."""
     has_stdin: bool = False
+    outputs: tuple[str, ...] = ()
+    """Files and folders, relative to the working folder, that belong to the result beside the
+    output folder's content. They keep their relative names in it; where the output folder has
+    something of the same name, that counts."""
 
 
 @attrs.frozen(kw_only=True)

@@ -167,6 +167,7 @@ class Tasks:
                 output_bytes=admitted.output_bytes,
                 result_bytes=admitted.result_bytes,
                 has_stdin=submission.has_stdin,
+                outputs=submission.outputs,
             )
             check_form(spec)
         except CoreError as error:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import sandbox
 from hivemind.core.messages import AttemptRef
+from hivemind.core.outputs import OUTPUT_FOLDER
 from hivemind.core.records import TaskSpec
 from hivemind.worker.errors import WorkerError
 
-OUTPUT_FOLDER = "output"
 _SCRIPT_NAME = "script"
 _LEAST_QUOTA_BYTES = 64 * 1024
 _SMALL_TMPFS_BYTES = 64 * 1024 * 1024
@@ -73,6 +73,7 @@ def _build(
         archive=archive,
         stdin=stdin,
         output_dir=OUTPUT_FOLDER,
+        outputs=spec.outputs,
     )
 
 

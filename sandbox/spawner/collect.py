@@ -1,4 +1,4 @@
-"""Writing what a finished task left in its output folder as an uncompressed tar.
+"""Writing what a finished task left in its output folder, and where else its spec says, as a tar.
 
 The tree is hostile: it is walked with openat2 below the task's own mount, following no link and
 crossing no mount, each file is opened without blocking and judged by its descriptor. Regular files
@@ -33,14 +33,20 @@ class _TooMuch(Exception):
 
 
 def collect_and_exit(
-    task: str, folder: str, destination: int, report: int, max_bytes: int, max_files: int
+    task: str,
+    folder: str,
+    outputs: list[str],
+    destination: int,
+    report: int,
+    max_bytes: int,
+    max_files: int,
 ) -> NoReturn:
     """Write the tar, then one JSON line on `report`, and end this process."""
     line: dict[str, object] = {"error": "cannot collect the output: interrupted"}
     try:
         walk = _Walk(destination, max_bytes, max_files)
         top = os.open(task, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        walk.run(top, folder)
+        walk.run(top, folder, outputs)
         line = {"files": walk.files, "bytes": walk.bytes, "skipped": walk.skipped}
     except _TooMuch as error:
         line = {"error": str(error)}
@@ -62,27 +68,41 @@ class _Walk:
         self.bytes = 0
         self.skipped: list[str] = []
         self._entries = 0
+        self._taken_files: set[str] = set()
+        self._taken_folders: set[str] = set()
 
-    def run(self, top: int, folder: str) -> None:
-        """Walk the folder without recursion, in the order of names, and end the tar."""
+    def run(self, top: int, folder: str, outputs: list[str]) -> None:
+        """Walk the folder, then each of the outputs, and end the tar."""
         try:
             root = linux.openat2(top, folder, os.O_RDONLY | os.O_DIRECTORY, _RESOLVE)
         except OSError:
             self._skip(folder)  # the task removed it, or put something else in its place
         else:
-            # One open descriptor per level: the depth is bounded, so they are too.
-            stack = [(root, "", iter(self._names(root)))]
-            while stack:
-                descriptor, prefix, names = stack[-1]
-                name = next(names, None)
-                if name is None:
-                    os.close(descriptor)
-                    stack.pop()
-                    continue
-                below = self._take(descriptor, name, prefix + name, len(stack))
-                if below is not None:
-                    stack.append((below, f"{prefix}{name}/", iter(self._names(below))))
+            self._walk(root, "")
+        for path in _outermost(outputs):
+            if not all(self._claim_folder(parent) for parent in _parents(path)):
+                self._skip(path)
+                continue
+            below = self._take(top, path, path, path.count("/") + 1)
+            if below is not None:
+                self._walk(below, f"{path}/")
         self._write(bytes(2 * _BLOCK_BYTES))
+
+    def _walk(self, root: int, prefix: str) -> None:
+        """Take what lies below a folder, without recursion, in the order of names."""
+        # One open descriptor per level: the depth is bounded, so they are too.
+        stack = [(root, prefix, iter(self._names(root)))]
+        while stack:
+            descriptor, prefix, names = stack[-1]
+            name = next(names, None)
+            if name is None:
+                os.close(descriptor)
+                stack.pop()
+                continue
+            path = prefix + name
+            below = self._take(descriptor, name, path, path.count("/") + 1)
+            if below is not None:
+                stack.append((below, f"{path}/", iter(self._names(below))))
 
     def _names(self, folder: int) -> list[str]:
         names: list[str] = []
@@ -106,18 +126,32 @@ class _Walk:
             self._skip(path)  # a link, a socket
             return None
         status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode) and depth < _MAX_DEPTH:
+        if stat.S_ISDIR(status.st_mode) and depth < _MAX_DEPTH and self._claim_folder(path):
             self._count_entry()
             self._write(_header(path + "/", status, 0, b"5"))
             return descriptor
-        if stat.S_ISREG(status.st_mode):
+        if stat.S_ISREG(status.st_mode) and self._claim_file(path):
             self._count_entry()
             self.files += 1
             self._copy(descriptor, path, status)
         else:
-            self._skip(path)  # a pipe, or a folder that lies too deep
+            self._skip(path)  # a pipe, a folder that lies too deep, a name that is taken
         os.close(descriptor)
         return None
+
+    def _claim_folder(self, path: str) -> bool:
+        """Whether the tar has no file of that name, and from now on will have none."""
+        if path in self._taken_files:
+            return False
+        self._taken_folders.add(path)
+        return True
+
+    def _claim_file(self, path: str) -> bool:
+        """Whether the tar had nothing of that name yet."""
+        if path in self._taken_files or path in self._taken_folders:
+            return False
+        self._taken_files.add(path)
+        return True
 
     def _count_entry(self) -> None:
         self._max_files -= 1
@@ -146,6 +180,17 @@ class _Walk:
     def _skip(self, path: str) -> None:
         if len(self.skipped) < _MAX_SKIPPED:
             self.skipped.append(repr(path[:200])[1:-1])
+
+
+def _outermost(paths: list[str]) -> list[str]:
+    """Each path once, and none that lies below another."""
+    unique = dict.fromkeys(paths)
+    return [path for path in unique if not any(parent in unique for parent in _parents(path))]
+
+
+def _parents(path: str) -> list[str]:
+    steps = path.split("/")
+    return ["/".join(steps[:count]) for count in range(1, len(steps))]
 
 
 def _is_plain(path: str) -> bool:

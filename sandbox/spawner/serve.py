@@ -106,6 +106,7 @@ class Spawner:
             collect.collect_and_exit(
                 os.path.join(house.slot_path(message["slot"]), "task"),
                 message["folder"],
+                message["outputs"],
                 destination,
                 report,
                 message["max_bytes"],

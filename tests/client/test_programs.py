@@ -122,6 +122,19 @@ def _unreadable(path: Path) -> Path:
     return target
 
 
+def test_the_outputs_that_a_file_names_are_asked_for(tmp_path: Path) -> None:
+    script = _file(tmp_path, b"# /// script\n# tool.hivemind.outputs = ['model']\n# ///\n")
+    archive = make_zip(
+        tmp_path / "a.zip", {"main.py": b"", "hivemind.toml": b"outputs = ['model/', 'model']"}
+    )
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "main.py").touch()
+    (folder / "hivemind.toml").write_text("outputs = ['model']")
+    for path in (script, archive, folder):
+        assert _from_path(path).submission.outputs == ("model",)
+
+
 BAD: dict[str, tuple[Any, str]] = {
     "missing": (lambda path: path / "nothing.py", "there is no such file"),
     "loop of links": (_unreadable, "there is no such file"),
@@ -146,9 +159,9 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda path: make_zip(path / "n.zip", {"main.py": b"", "hivemind.toml": b"\xff"}),
         "not UTF-8",
     ),
-    "outputs by name": (
-        lambda path: make_zip(path / "n.zip", {"main.py": b"", "hivemind.toml": b"outputs=['x']"}),
-        "HIVEMIND_OUTPUT",
+    "outputs elsewhere": (
+        lambda path: make_zip(path / "n.zip", {"main.py": b"", "hivemind.toml": b"outputs=['/x']"}),
+        "leads elsewhere",
     ),
     "command in a script": (
         lambda path: _file(path, b"# /// script\n# tool.hivemind.command = 'x'\n# ///\n"),

@@ -254,6 +254,8 @@ def malformed() -> Iterator[tuple[dict[str, Any], str]]:
     yield {"kind": PayloadKind.COMMAND, "argv": ()}, "there is no command to run"
     for name in ("../job.py", "/etc/passwd", "a/b", ".", ".."):
         yield {"filename": name}, "is not a file's bare name"
+    for path in ("/etc", "a/../..", "output", "a/"):
+        yield {"outputs": (path,)}, "^output '"
     for name in ("", "A=B", "1A", "A B", "A\0", "Ä"):
         yield {"env": {name: "x"}}, "cannot name an environment variable"
     yield {"env": {"A": "\0"}}, "zero byte"

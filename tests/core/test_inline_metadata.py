@@ -14,7 +14,7 @@ cpus = 0.5
 gpus = 1
 time = "5m"
 policy = "gpu"
-outputs = ["results/*.png", "log.txt"]
+outputs = ["results/", "./log.txt"]
 """
 SETTINGS = FileSettings(
     command=("python3", "-m", "tool"),
@@ -24,7 +24,7 @@ SETTINGS = FileSettings(
     gpus=1,
     wall_s=300.0,
     policy="gpu",
-    outputs=("results/*.png", "log.txt"),
+    outputs=("results", "log.txt"),
 )
 
 
@@ -113,9 +113,14 @@ def test_two_blocks_are_refused() -> None:
         ('env = { "A B" = "" }', "env of hivemind.toml: 'A B' cannot name a variable"),
         ('env = { A = "\\u0000" }', "env of hivemind.toml: expected a string for A"),
         ('outputs = "x"', "outputs of hivemind.toml: expected a list of paths"),
-        ('outputs = ["/etc"]', "outputs of hivemind.toml: '/etc' leads elsewhere"),
-        ('outputs = ["a/../../b"]', "outputs of hivemind.toml: 'a/../../b' leads elsewhere"),
-        ('outputs = [""]', "outputs of hivemind.toml: '' leads elsewhere"),
+        ('outputs = ["/etc"]', "outputs of hivemind.toml: output '/etc' leads elsewhere"),
+        ('outputs = ["a/../../b"]', "outputs of hivemind.toml: output 'a/../../b' leads elsewhere"),
+        ('outputs = [""]', "outputs of hivemind.toml: output '' names nothing"),
+        ('outputs = ["*.png"]', "outputs of hivemind.toml: '..png' is a pattern"),
+        (
+            'outputs = ["output/a"]',
+            "outputs of hivemind.toml: output 'output/a' lies in the output",
+        ),
         ('timeout = "60s"', "'timeout' of hivemind.toml is not known; there are: command, cpus"),
         ("[tool.hivemind]\ngpus = 1", "'tool' of hivemind.toml is not known"),
         ("memory = ", "hivemind.toml is not valid TOML: "),

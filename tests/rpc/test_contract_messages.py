@@ -180,6 +180,7 @@ submissions = st.builds(
     client_id=texts,
     client_key=texts,
     has_stdin=st.booleans(),
+    outputs=words,
 )
 specs = st.builds(
     TaskSpec,
@@ -196,6 +197,7 @@ specs = st.builds(
     output_bytes=u64,
     result_bytes=u64,
     has_stdin=st.booleans(),
+    outputs=words,
 )
 capacities = st.builds(
     Capacity,

@@ -53,6 +53,65 @@ async def test_only_the_output_folder_is_collected(any_pool: sandbox.Pool) -> No
     assert found == {"y": ("file", b"y\n")}
 
 
+async def test_outputs_are_collected_under_their_own_paths_after_the_folder(
+    any_pool: sandbox.Pool,
+) -> None:
+    spec = shell(
+        "mkdir -p model/deep plots; echo 1 >model/deep/w; echo 2 >plots/a; echo 3 >plots/b;"
+        "echo 4 >output/own; echo 5 >other",
+        outputs=("model", "plots/a", "model/deep", "never made"),
+    )
+    collected, found = await _collect(any_pool, spec)
+    assert found == {
+        "own": ("file", b"4\n"),
+        "model": ("folder", b""),
+        "model/deep": ("folder", b""),
+        "model/deep/w": ("file", b"1\n"),
+        "plots/a": ("file", b"2\n"),
+    }
+    assert (collected.files, collected.bytes, collected.skipped) == (3, 6, ("never made",))
+
+
+async def test_where_names_meet_the_output_folders_own_counts(any_pool: sandbox.Pool) -> None:
+    spec = shell(
+        "mkdir -p both file folder; echo theirs >both/same; echo theirs >both/more;"
+        "echo x >file/below; echo x >alone; rmdir folder; echo x >folder;"
+        "mkdir -p output/both output/folder; echo own >output/both/same; echo own >output/alone;"
+        "echo own >output/file",
+        outputs=("both", "alone", "file/below", "folder"),
+    )
+    collected, found = await _collect(any_pool, spec)
+    files = {name: data for name, (kind, data) in found.items() if kind == "file"}
+    assert files == {
+        "both/same": b"own\n",
+        "both/more": b"theirs\n",
+        "alone": b"own\n",
+        "file": b"own\n",
+    }
+    assert collected.skipped == ("both/same", "alone", "file/below", "folder")
+
+
+async def test_outputs_follow_no_link_and_keep_to_the_limits(any_pool: sandbox.Pool) -> None:
+    script = (
+        "ln -s /etc/passwd link; ln -s /usr usr; mkfifo pipe; mkdir d; ln -s / d/root;"
+        "ln -s d e; echo x >d/f; echo x >big"
+    )
+    outputs = ("link", "usr", "usr/bin", "pipe", "d", "e/f")
+    collected, found = await _collect(any_pool, shell(script, outputs=outputs))
+    assert found == {"d": ("folder", b""), "d/f": ("file", b"x\n")}
+    assert set(collected.skipped) == {"link", "usr", "pipe", "d/root", "e/f"}
+    with pytest.raises(sandbox.CollectFailed, match="larger than 3 bytes"):
+        await _collect(any_pool, shell("echo x >a; echo x >b", outputs=("a", "b")), max_bytes=3)
+
+
+@pytest.mark.parametrize(
+    "outputs", [("/etc",), ("../x",), ("a//b",), ("",), ("a\n",), ("x",) * 65, ("x" * 5000,)]
+)
+def test_outputs_that_lead_elsewhere_or_are_too_many_are_refused(outputs: tuple[str, ...]) -> None:
+    with pytest.raises(sandbox.BadSpec, match="output"):
+        shell("true", outputs=outputs)
+
+
 async def test_what_is_no_file_is_left_out_and_named(any_pool: sandbox.Pool) -> None:
     source = r"""
 import os, socket

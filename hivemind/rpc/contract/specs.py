@@ -74,6 +74,7 @@ def encode_spec(spec: TaskSpec) -> bytes:
             output_bytes=spec.output_bytes,
             result_bytes=spec.result_bytes,
             has_stdin=spec.has_stdin,
+            outputs=list(spec.outputs),
         )
     )
 
@@ -99,4 +100,5 @@ def decode_spec(data: bytes) -> TaskSpec:
         output_bytes=wire.output_bytes,
         result_bytes=wire.result_bytes,
         has_stdin=wire.has_stdin,
+        outputs=tuple(wire.outputs),
     )

@@ -213,6 +213,7 @@ def submission_to_wire(submission: Submission) -> v1.SubmitHeader:
         client_id=submission.client_id,
         client_key=submission.client_key,
         has_stdin=submission.has_stdin,
+        outputs=list(submission.outputs),
     )
 
 
@@ -246,6 +247,7 @@ def submission_from_wire(header: v1.SubmitHeader) -> Submission:
         client_id=header.client_id,
         client_key=header.client_key,
         has_stdin=header.has_stdin,
+        outputs=tuple(header.outputs),
     )
 
 

@@ -978,6 +978,12 @@ class SubmitHeader(betterproto2.Message):
 
     has_stdin: "bool" = betterproto2.field(10, betterproto2.TYPE_BOOL)
 
+    outputs: "list[str]" = betterproto2.field(11, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Files and folders, relative to the working folder, that belong to the result beside the output
+    folder's content. They keep their relative names; the output folder's go before them.
+    """
+
 
 default_message_pool.register_message("hivemind.v1", "SubmitHeader", SubmitHeader)
 
@@ -1123,6 +1129,11 @@ class TaskSpec(betterproto2.Message):
     result_bytes: "int" = betterproto2.field(12, betterproto2.TYPE_UINT64)
 
     has_stdin: "bool" = betterproto2.field(13, betterproto2.TYPE_BOOL)
+
+    outputs: "list[str]" = betterproto2.field(14, betterproto2.TYPE_STRING, repeated=True)
+    """
+    As in SubmitHeader.
+    """
 
 
 default_message_pool.register_message("hivemind.v1", "TaskSpec", TaskSpec)
