@@ -28,11 +28,12 @@ from hivemind.rpc.contract.faults import (
     MalformedMessage,
     Unsettled,
     denied,
+    invalid,
     superseded,
     unavailable,
 )
 from hivemind.rpc.errors import CallRefused, ErrorCode
-from hivemind.rpc.spool import Spool
+from hivemind.rpc.spool import OverLimit, Spool
 from hivemind.store.blobs import BlobFolder
 
 _GOODBYE_S = 5.0
@@ -216,7 +217,10 @@ class Links:
             return
         self._check_given(node_id, ref)
         async with self._spool.open_file(max_bytes=self._most_result_bytes(task.policy)) as file:
-            await file.fill(result)
+            try:
+                await file.fill(result)
+            except OverLimit as error:
+                raise invalid(str(error)) from error
             await file.finish()
             await self._settle_output(report)
             size = file.size_bytes

@@ -14,7 +14,7 @@ from grpclib.const import Status
 from hivemind.rpc.budget import ByteBudget, Reservation
 from hivemind.rpc.config import KIB
 from hivemind.rpc.context import current_call, current_owner
-from hivemind.rpc.errors import fail
+from hivemind.rpc.errors import CallRefused, fail
 
 SUFFIX = ".upload"
 GRACE_S = 60.0
@@ -53,7 +53,7 @@ class Spool:
         """
         limit = self.max_bytes if max_bytes is None else max_bytes
         if announced_bytes is not None and announced_bytes > limit:
-            raise _over_limit(limit)
+            raise OverLimit(limit)
         async with self.budget.reserve(announced_bytes or 0, owner=current_owner()) as reservation:
             path = self.folder / f"{secrets.token_hex(16)}{SUFFIX}"
             file = await trio.to_thread.run_sync(_create, path)
@@ -106,12 +106,13 @@ class SpoolFile:
         """Append `chunk`.
 
         Raises:
-            CallRefused: RESOURCE_EXHAUSTED: the upload passes its limit, or the budget has no room.
+            OverLimit: the upload passes its limit.
+            CallRefused: RESOURCE_EXHAUSTED: the budget has no room.
             OSError: the disk would not take it.
         """
         size_bytes = self.size_bytes + len(chunk)
         if size_bytes > self._limit_bytes:
-            raise _over_limit(self._limit_bytes)
+            raise OverLimit(self._limit_bytes)
         if size_bytes > self._reservation.size_bytes:
             await self._reservation.grow(size_bytes - self._reservation.size_bytes)
         if self._file is None:
@@ -172,10 +173,12 @@ def current_upload() -> SpoolFile:
     return upload
 
 
-def _over_limit(limit_bytes: int) -> Exception:
-    return fail(
-        None, Status.RESOURCE_EXHAUSTED, f"the upload is over the limit of {limit_bytes} bytes"
-    )
+class OverLimit(CallRefused):
+    """An upload passes its own limit: later would not do, only less."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        text = f"the upload is over the limit of {limit_bytes} bytes"
+        super().__init__(Status.RESOURCE_EXHAUSTED, text)
 
 
 def _sweep(folder: Path) -> None:

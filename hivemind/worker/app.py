@@ -104,7 +104,8 @@ class Worker:
     async def drain(self) -> None:
         """Take nothing more, let what runs end within the grace, and tell the master all of it.
 
-        What is still running then is ended and reported, so that the master gives it to others.
+        What is still running then is ended and reported, so that the master gives it to others. The
+        link is closed when this returns.
         """
         self._health.shut_down()
         self._runner.draining = True
@@ -117,6 +118,7 @@ class Worker:
             await self._runner.wait_idle()
         with trio.move_on_after(_DELIVER_S):
             await self._held.wait_empty()
+        self._link.leave()
         log.info("drained", unconfirmed=len(self._held))
 
     # -- putting it together --------------------------------------------------------------------

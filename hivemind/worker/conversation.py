@@ -38,7 +38,8 @@ class _Told:
     offset: int = 0
     cursor: Cursor | None = None
     started: bool = False
-    finished: bool = False
+    finished: FinalReport | None = None
+    """The final report that was told; one whose result was lost is replaced by another."""
 
 
 class Conversation:
@@ -163,19 +164,24 @@ class Conversation:
                 )
             if told.cursor.offset < output.size:
                 return
-        if attempt.report is not None and not told.finished:
+        if attempt.report is not None and attempt.report is not told.finished:
             yield from self._finish(attempt, told)
 
     def _finish(self, attempt: HeldAttempt, told: _Told) -> Iterator[tuple[WorkerItem, int]]:
         report = attempt.report
         if report is None:
             return
-        told.finished = True
+        told.finished = report
         size = report.ending.result_bytes
         if size > INLINE_BYTES:
             self._deliver(attempt)
             return
-        result = attempt.folder.result.read_bytes() if size else None
+        try:
+            result = attempt.folder.result.read_bytes() if size else None
+        except OSError:
+            # A delivery of its own will have the same trouble, and knows what to do about it.
+            self._deliver(attempt)
+            return
         yield (
             attrs.evolve(final_report(attempt, report), result=result),
             size,

@@ -2,9 +2,12 @@
 
 import signal
 
+import attrs
+
 import sandbox
 from hivemind.core import sizes
 from hivemind.core.records import Ending, Outcome, Reason, TaskSpec, Usage
+from hivemind.core.wording import one_line
 
 _OUTCOMES = {
     Reason.SIGNALLED: Outcome.FAILED,
@@ -34,6 +37,21 @@ def ending_of(result: sandbox.Result, spec: TaskSpec) -> Ending:
             memory_peak_bytes=result.usage.memory_peak_bytes,
         ),
     )
+
+
+def without_result(ending: Ending, why: str) -> Ending:
+    """The ending of an attempt whose result is lost, which fails one that was a success."""
+    detail = one_line(f"its result cannot be kept: {why}")
+    if ending.outcome is Outcome.SUCCEEDED:
+        return attrs.evolve(
+            ending,
+            outcome=Outcome.FAILED,
+            reason=Reason.BAD_RESULT,
+            detail=detail,
+            result_bytes=0,
+        )
+    known = f"{ending.detail}; " if ending.detail else ""
+    return attrs.evolve(ending, detail=one_line(known + detail), result_bytes=0)
 
 
 def _detail(reason: Reason, result: sandbox.Result, spec: TaskSpec) -> str:

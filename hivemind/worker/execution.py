@@ -23,7 +23,7 @@ from hivemind.core.wording import one_line
 from hivemind.worker.archive_entry import find_entry
 from hivemind.worker.attempt_log import AttemptLog
 from hivemind.worker.build import BadPayload, build_archive, build_command, build_script
-from hivemind.worker.ending import ending_of
+from hivemind.worker.ending import ending_of, without_result
 from hivemind.worker.errors import WorkerError
 from hivemind.worker.held import HeldAttempt
 from hivemind.worker.outbox import AttemptFolder, Outbox
@@ -211,12 +211,7 @@ class Execution:
 
     def _without_result(self, ending: Ending, why: str) -> Ending:
         self._folder.result.unlink(missing_ok=True)
-        detail = one_line(f"its result cannot be kept: {why}")
-        if ending.outcome is Outcome.SUCCEEDED:
-            return attrs.evolve(
-                ending, outcome=Outcome.FAILED, reason=Reason.BAD_RESULT, detail=detail
-            )
-        return attrs.evolve(ending, detail=_joined(ending.detail, detail))
+        return without_result(ending, why)
 
 
 def _joined(*parts: str) -> str:

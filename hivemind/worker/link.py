@@ -34,8 +34,9 @@ from hivemind.worker.errors import WorkerError
 from hivemind.worker.held import HeldAttempt, HeldAttempts
 from hivemind.worker.identity import Identity
 from hivemind.worker.lease import Lease
+from hivemind.worker.outbox import FinalReport
 from hivemind.worker.runner import Runner
-from hivemind.worker.transfers import NotWanted, Transfers
+from hivemind.worker.transfers import NotWanted, RefusedForGood, Transfers
 
 _WELCOME_S = 15.0
 """How long the master may take to answer a hello; it may be loading a large store."""
@@ -90,9 +91,10 @@ class Link:
         self._heartbeat_s = 1.0
         self._was_connected: bool | None = None
         self._draining = False
+        self._left = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep the link until cancelled; started at the first welcome."""
+        """Keep the link until cancelled, or until ``leave``; started at the first welcome."""
         async with trio.open_nursery() as deliveries:
             self._deliveries = deliveries
             deliveries.start_soon(self._keep_lease)
@@ -100,12 +102,18 @@ class Link:
                 await self._keep_connected(task_status)
             finally:
                 self._deliveries = None
+            deliveries.cancel_scope.cancel()
 
     def announce_drain(self) -> None:
         """Tell the master, now and at every hello to come, to give this worker nothing more."""
         self._draining = True
         if self._conversation is not None:
             self._conversation.announce_drain()
+
+    def leave(self) -> None:
+        """Hang up, and connect no more: there is nothing left to tell, or no time left for it."""
+        self._left.set()
+        self._session.cancel()
 
     # -- connections ----------------------------------------------------------------------------
 
@@ -120,9 +128,12 @@ class Link:
                 has_started = True
                 task_status.started()
 
-        while True:
+        while not self._left.is_set():
             began_at = trio.current_time()
             reason = await self._connect(welcomed)
+            if self._left.is_set():
+                log.info("link_left", master=self._dial.address)
+                return
             self._note_disconnected(reason)
             # One that is welcomed and cut off again and again is as little use as none.
             failures = 1 if trio.current_time() - began_at > _STEADY_S else failures + 1
@@ -244,19 +255,28 @@ class Link:
         try:
             async with self._delivery_slots:
                 await self._transfers.deliver(final_report(attempt, report), attempt.folder.result)
-            reason = None
-        except (NotWanted, OSError) as error:
-            reason = str(error)
+        except NotWanted as error:
+            self._note_undelivered(report, str(error))
+        except RefusedForGood as error:
+            self._note_undelivered(report, str(error))
+            await self._runner.lose_result(attempt, f"the master refused it: {error}")
+            return
+        except OSError as error:
+            self._note_undelivered(report, str(error))
+            await self._runner.lose_result(attempt, f"the node cannot read it: {error.strerror}")
+            return
         finally:
             self._delivering.discard(attempt)
-        if reason is not None and report.ref in self._held:
+        self._runner.acknowledge(report.ref, report.seq)
+
+    def _note_undelivered(self, report: FinalReport, reason: str) -> None:
+        if report.ref in self._held:
             log.error(
                 "result_not_delivered",
                 task_id=report.ref.task_id,
                 attempt=report.ref.attempt,
                 reason=reason,
             )
-        self._runner.acknowledge(report.ref, report.seq)
 
     # -- the lease, and what is logged ----------------------------------------------------------
 

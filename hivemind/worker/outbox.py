@@ -116,6 +116,19 @@ class Outbox:
 
         await trio.to_thread.run_sync(write)
 
+    async def put_without_result(self, folder: AttemptFolder, report: FinalReport) -> None:
+        """Have this report on disk in place of the one that is there, and no result any more.
+
+        Goes through to its end even when it is cancelled. Raises OSError where the disk will not.
+        """
+        document = json.dumps(cattrs.unstructure(report)).encode()
+
+        def write() -> None:
+            write_durably(folder.path / _REPORT, document)
+            folder.result.unlink(missing_ok=True)
+
+        await trio.to_thread.run_sync(write)
+
     async def drop(self, folder: AttemptFolder) -> None:
         """Forget the attempt: the master has everything, or wants nothing.
 

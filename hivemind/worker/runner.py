@@ -19,6 +19,7 @@ from hivemind.core.wording import one_line
 from hivemind.rpc.contract.faults import MalformedMessage
 from hivemind.rpc.contract.specs import decode_spec
 from hivemind.supervision import Backoff
+from hivemind.worker.ending import without_result
 from hivemind.worker.execution import Execution, Refused
 from hivemind.worker.held import STARTED_SEQ, HeldAttempt, HeldAttempts
 from hivemind.worker.outbox import FinalReport, Outbox
@@ -175,6 +176,26 @@ class Runner:
         if held is not None and held.report is not None and seq >= held.report.seq:
             self._held.remove(ref)
             self._drop_soon(held)
+
+    async def lose_result(self, held: HeldAttempt, why: str) -> None:
+        """Report an attempt, which has ended, without its result: that cannot be delivered."""
+        report = held.report
+        if report is None:
+            return
+        lost = attrs.evolve(report, ending=without_result(report.ending, why))
+        try:
+            await self._outbox.put_without_result(held.folder, lost)
+        except OSError as error:
+            # It is told all the same. After a crash the result is found missing, and nothing told.
+            if held.ref in self._held:
+                log.error(
+                    "report_not_kept",
+                    task_id=held.ref.task_id,
+                    attempt=held.ref.attempt,
+                    reason=str(error),
+                )
+        held.report = lost
+        self._held.note_change()
 
     async def wait_idle(self) -> None:
         """Return once nothing is under way."""

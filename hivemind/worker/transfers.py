@@ -22,12 +22,26 @@ from hivemind.worker.identity import Identity, NotAccepted
 
 _UNKNOWN = frozenset({Status.NOT_FOUND, Status.PERMISSION_DENIED})
 """The master does not know the attempt as this node's; asking again changes nothing."""
+_FOR_GOOD = frozenset(
+    {
+        Status.INVALID_ARGUMENT,
+        Status.FAILED_PRECONDITION,
+        Status.OUT_OF_RANGE,
+        Status.ALREADY_EXISTS,
+        Status.UNIMPLEMENTED,
+    }
+)
+"""What is sent, or asked for, is wrong in itself. A fault of the master's may yet be mended."""
 
 log = structlog.get_logger(__name__)
 
 
 class TransferFailed(WorkerError):
     """Bytes could not be had, and trying again would not help."""
+
+
+class RefusedForGood(TransferFailed):
+    """The master will not take these bytes, or give them, whenever it is asked."""
 
 
 class NotWanted(TransferFailed):
@@ -59,7 +73,7 @@ class Transfers:
 
         Raises:
             NotWanted: the master does not know the attempt.
-            TransferFailed: it sent more or fewer bytes than it had announced.
+            TransferFailed: it sent more or fewer bytes than it had announced, or refused for good.
             OSError: the disk is full.
         """
 
@@ -88,6 +102,8 @@ class Transfers:
 
         Raises:
             NotWanted: the master does not know the attempt.
+            RefusedForGood: it will never take this.
+            OSError: the result cannot be read.
         """
 
         async def once() -> None:
@@ -109,6 +125,8 @@ class Transfers:
             except RemoteError as error:
                 if error.status in _UNKNOWN:
                     raise NotWanted(one_line(str(error))) from error
+                if error.status in _FOR_GOOD:
+                    raise RefusedForGood(one_line(str(error))) from error
                 if error.status is Status.UNAUTHENTICATED:
                     self._identity.forget_token()
                 reason: Exception = error

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -43,6 +44,9 @@ def test_a_pool_starts_runs_drains_and_comes_back_as_it_was(pool: Pool) -> None:
     assert running.stdout is not None
     assert running.stdout.readline() == b"up\n"
     assert up.stop() == 0
+    said = up.log.read_text()
+    assert "drained" in said
+    assert not re.search(r"\[(warning|error) ", said), said
     # What ran had its time: it ended by itself, and the client saw it or waits for the master.
     again = pool.up("--listen", up.address)
     out, _ = running.communicate(timeout=60)

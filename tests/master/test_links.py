@@ -660,7 +660,7 @@ async def test_a_result_over_its_limit_is_refused_and_leaves_no_file(pool: Pool)
         pool.links._most_result_bytes = lambda policy: 200_000
         with pytest.raises(RemoteError) as refusal:
             await link.client.finish_with_result(finished(task_id), Large())
-        assert refusal.value.status.name == "RESOURCE_EXHAUSTED"
+        assert refusal.value.status.name == "INVALID_ARGUMENT"
         assert pool.files() == []
         assert task_of(pool, task_id).state is TaskState.ASSIGNED
 

@@ -36,7 +36,7 @@ from hivemind.core.messages import (
 )
 from hivemind.core.records import Ending, OutputStream, TaskSpec, Vitals
 from hivemind.rpc.auth import Authenticator, InvalidToken, Principal
-from hivemind.rpc.contract.faults import NamedFault, denied, unavailable
+from hivemind.rpc.contract.faults import NamedFault, denied, invalid, unavailable
 from hivemind.rpc.contract.link import OPEN_METHODS, serve_link
 from hivemind.rpc.contract.specs import encode_spec
 from hivemind.rpc.errors import ErrorCode, RpcError
@@ -99,6 +99,7 @@ class RecordingMaster:
         self.takes_connections = True
         self.keeps_result_bytes = True
         self.broken_deliveries = 0
+        self.most_result_bytes = 1 << 40
         self.fetches = 0
         self.fetches_wait = trio.Event()
         self.fetches_wait.set()
@@ -388,6 +389,8 @@ class RecordingMaster:
         kept = bytearray()
         async for piece in result:
             seen.result_bytes += len(piece)
+            if seen.result_bytes > self.most_result_bytes:
+                raise invalid(f"the upload is over the limit of {self.most_result_bytes} bytes")
             if self.keeps_result_bytes:
                 kept += piece
         if self.broken_deliveries:

@@ -227,6 +227,20 @@ async def test_a_drain_lets_what_runs_end_and_takes_nothing_more(
     assert names_in(tmp_path / "worker" / "attempts") == []
 
 
+async def test_a_drained_worker_has_hung_up_and_calls_no_more(
+    master: RecordingMaster, tmp_path: Path
+) -> None:
+    master.lease_s = 0.5
+    with capture_logs() as logs:
+        async with running(master, tmp_path) as worker:
+            await master.run(shell("true"))
+            await worker.drain()
+            await master.until(lambda: not master.sessions)
+            await trio.sleep(0.6)  # beyond the lease; a link that came back would be seen below
+        assert len(master.hellos) == 1
+    assert [log["event"] for log in logs if log["log_level"] in {"warning", "error"}] == []
+
+
 async def test_what_outlasts_the_grace_of_a_drain_is_ended_and_reported(
     master: RecordingMaster, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import trio
 from structlog.testing import capture_logs
 
 from hivemind.core.messages import AttemptRef, DrainNotice, KillOrder, StopOrder
-from hivemind.core.records import Outcome, RefusalKind
+from hivemind.core.records import Outcome, Reason, RefusalKind
 from hivemind.worker.app import Worker
 from tests.worker.recording_master import RecordingMaster, Session, new_ref
 from tests.worker.running import gone, lasting, processes_with, running, script, shell
@@ -30,6 +30,11 @@ async def start_sleeper(master: RecordingMaster) -> tuple[AttemptRef, list[int]]
 
 def names_below(folder: Path) -> set[str]:
     return {path.name for path in folder.rglob("*")}
+
+
+def remove_result(home: Path) -> None:
+    (tar,) = home.rglob("result.tar")
+    tar.unlink()
 
 
 async def next_session(master: RecordingMaster, last: Session) -> Session:
@@ -245,3 +250,57 @@ async def test_a_forgotten_token_is_replaced_on_the_way(
     master.cut()
     await next_session(master, last)
     assert (await master.run(shell("echo fine"))).stdout == b"fine\n"
+
+
+LARGE_RESULT = "head -c 300000 /dev/zero >output/large"
+
+
+async def test_a_result_that_the_master_will_never_take_fails_the_attempt(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    master.most_result_bytes = 200_000
+    seen = await master.run(shell(f"echo done; {LARGE_RESULT}"))
+    (ending,) = seen.endings
+    assert (ending.outcome, ending.reason) == (Outcome.FAILED, Reason.BAD_RESULT)
+    assert "refused it" in ending.detail
+    assert "over the limit of 200000 bytes" in ending.detail
+    assert (ending.exit_code, ending.result_bytes, seen.stdout) == (0, 0, b"done\n")
+    last = master.sessions[-1]
+    await master.run(shell("true"))
+    master.cut()
+    assert (await next_session(master, last)).hello.held == ()
+
+
+async def test_a_lost_result_of_a_failed_attempt_leaves_its_own_reason(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    master.most_result_bytes = 200_000
+    (ending,) = (await master.run(shell(f"{LARGE_RESULT}; exit 3"))).endings
+    assert (ending.outcome, ending.reason, ending.exit_code) == (Outcome.FAILED, Reason.EXITED, 3)
+    assert ending.detail.startswith("exit status 3; its result cannot be kept")
+
+
+@pytest.mark.parametrize("size", [300_000, 300])
+async def test_a_result_that_vanished_from_the_disk_fails_the_attempt(
+    master: RecordingMaster, worker: Worker, tmp_path: Path, size: int
+) -> None:
+    await master.run(shell("true"))
+    last = master.sessions[-1]
+    await master.close()
+    master.acknowledges = False
+    master.broken_deliveries = 10**6
+    await master.open()
+    await next_session(master, last)
+    ref = master.assign(shell(f"head -c {size} /dev/zero >output/data"))
+    await master.until(lambda: master.of(ref).endings or master.of(ref).result_bytes)
+    remove_result(tmp_path)
+    master.acknowledges = True
+    last = master.sessions[-1]
+    master.cut()
+    await next_session(master, last)
+    await master.until(
+        lambda: master.of(ref).endings[-1:] and not master.of(ref).endings[-1].result_bytes
+    )
+    ending = master.of(ref).endings[-1]
+    assert (ending.outcome, ending.reason) == (Outcome.FAILED, Reason.BAD_RESULT)
+    assert "the node cannot read it: No such file" in ending.detail

@@ -8,7 +8,7 @@ from hivemind.core.records import Ending, Outcome, Reason
 from hivemind.supervision import Backoff
 from hivemind.worker.dial import Dial
 from hivemind.worker.identity import IdentityFolder, join
-from hivemind.worker.transfers import NotWanted, TransferFailed, Transfers
+from hivemind.worker.transfers import NotWanted, RefusedForGood, TransferFailed, Transfers
 from tests.worker.recording_master import RecordingMaster, new_ref
 
 ENDING = Ending(outcome=Outcome.SUCCEEDED, reason=Reason.EXITED, exit_code=0)
@@ -82,3 +82,23 @@ async def test_a_delivery_is_repeated_until_the_master_has_it(
         await transfers.deliver(report, tar)
     assert master.of(report.ref).endings == [ENDING]
     assert master.of(report.ref).result == tar.read_bytes()
+
+
+async def test_a_delivery_that_the_master_will_never_take_is_not_repeated(
+    master: RecordingMaster, transfers: Transfers, tmp_path: Path
+) -> None:
+    tar = tmp_path / "result.tar"
+    tar.write_bytes(bytes(500_000))
+    report = FinishedReport(ref=new_ref(), seq=2, ending=ENDING, output_bytes=0)
+    master.most_result_bytes = 400_000
+    with trio.fail_after(10), pytest.raises(RefusedForGood, match="over the limit of 400000"):
+        await transfers.deliver(report, tar)
+
+
+@pytest.mark.parametrize("unreadable", ["/proc/self/mem", "nowhere"])
+async def test_a_result_that_this_disk_does_not_give_is_not_tried_again(
+    transfers: Transfers, tmp_path: Path, unreadable: str
+) -> None:
+    report = FinishedReport(ref=new_ref(), seq=2, ending=ENDING, output_bytes=0)
+    with trio.fail_after(10), pytest.raises(OSError):
+        await transfers.deliver(report, tmp_path / unreadable)
