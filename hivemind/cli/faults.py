@@ -23,6 +23,19 @@ class CommandFailed(Exception):
         """The exit status, where it is not the command's usual one for faults."""
 
 
+def unwritable(stream: str, error: OSError) -> CommandFailed:
+    """What to raise where ``stream`` of this process takes no more, but for a reader that left."""
+    return CommandFailed(
+        f"{stream} cannot be written: {error.strerror}; make room, or send it elsewhere"
+    )
+
+
+def told_of(task_id: str, error: Exception) -> str:
+    """What ``error`` says, with the task that it is about, for a command that was given several."""
+    text = str(error)
+    return text if task_id in text else f"{task_id}: {text}"
+
+
 def complain(text: str) -> None:
     """One line on standard error. A reader of it that has gone away is nobody's concern."""
     line = one_line(text, most=_MOST_CHARACTERS)

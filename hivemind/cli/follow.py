@@ -47,7 +47,7 @@ def wait(task_ids: tuple[str, ...]) -> int:
     """
     import trio
 
-    from hivemind.cli.faults import complain
+    from hivemind.cli.faults import complain, told_of
     from hivemind.cli.session import with_client
     from hivemind.client.errors import ClientError
     from hivemind.core.records import TaskState
@@ -73,7 +73,7 @@ def wait(task_ids: tuple[str, ...]) -> int:
     for task_id in dict.fromkeys(task_ids):
         end = ends[task_id]
         if isinstance(end, ClientError):
-            complain(f"{task_id}: {end}")
+            complain(told_of(task_id, end))
             status = 1
         elif end.state is not TaskState.SUCCEEDED:
             complain(_how_it_ended(end))
@@ -85,6 +85,8 @@ def _how_it_ended(task: "Task") -> str:
     from hivemind.core.wording import one_line
 
     words = task.state.value.replace("_", " ")
+    own = f"exit status {task.exit_code}"
     if task.exit_code:
-        words += f" with exit status {task.exit_code}"
-    return one_line(f"task {task.id} {words}" + (f": {task.detail}" if task.detail else ""))
+        words += f" with {own}"
+    said = "" if task.detail in {"", own} else f": {task.detail}"
+    return one_line(f"task {task.id} {words}{said}")

@@ -6,7 +6,7 @@ from contextlib import aclosing
 import attrs
 import trio
 
-from hivemind.cli.faults import complain
+from hivemind.cli.faults import CommandFailed, complain
 from hivemind.cli.progress import Progress
 from hivemind.cli.statuses import SIGNAL_BASE, Verdict, verdict_on
 from hivemind.cli.streams import output_writer
@@ -47,6 +47,7 @@ class Foreground:
         self._task_id: str | None = None
         self._interrupted_by: int | None = None
         self._is_reader_gone = False
+        self._unwritable: CommandFailed | None = None
         self._is_sent = False
         self._submit_scope = trio.CancelScope()
         self._has_spoken = False
@@ -60,6 +61,7 @@ class Foreground:
 
         Raises:
             ClientError: HiveMind could not run it, or lost sight of it.
+            CommandFailed: its output could not be written here; it was stopped.
         """
         try:
             async with trio.open_nursery() as helpers:
@@ -69,6 +71,8 @@ class Foreground:
         finally:
             self._progress.clear()
         self._tell_what_is_left()
+        if self._unwritable is not None:
+            raise self._unwritable
         if self._interrupted_by is not None:
             verdict = Verdict(SIGNAL_BASE + self._interrupted_by)
         else:
@@ -119,7 +123,7 @@ class Foreground:
                     self._task = item
                     self._tell_state(item)
                     continue
-                if self._is_reader_gone:
+                if self._is_reader_gone or self._unwritable is not None:
                     continue
                 self._has_spoken = True
                 self._progress.clear()
@@ -127,6 +131,9 @@ class Foreground:
                     await self._writer.write(item)
                 except BrokenPipeError:
                     self._is_reader_gone = True
+                    await self._client.stop(task_id)
+                except CommandFailed as error:
+                    self._unwritable = error
                     await self._client.stop(task_id)
 
     def _tell_state(self, task: Task) -> None:

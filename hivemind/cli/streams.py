@@ -7,11 +7,13 @@ import stat
 import attrs
 import trio
 
+from hivemind.cli.faults import unwritable
 from hivemind.core.messages import AttemptOutput
 from hivemind.core.records import OutputStream
 
 STDOUT_FD = 1
 STDERR_FD = 2
+_NAMES = {STDOUT_FD: "standard output", STDERR_FD: "standard error"}
 _FDS = {OutputStream.STDOUT: STDOUT_FD, OutputStream.STDERR: STDERR_FD}
 
 
@@ -29,14 +31,20 @@ class OutputWriter:
 
         Raises:
             BrokenPipeError: the reader has gone away.
+            CommandFailed: the stream takes no more, as on a full disk.
         """
         descriptor = _FDS[output.chunk.stream]
-        if self._is_file[descriptor]:
-            _write_all(descriptor, output.chunk.data)
-        else:
-            await trio.to_thread.run_sync(
-                _write_all, descriptor, output.chunk.data, abandon_on_cancel=True
-            )
+        try:
+            if self._is_file[descriptor]:
+                _write_all(descriptor, output.chunk.data)
+            else:
+                await trio.to_thread.run_sync(
+                    _write_all, descriptor, output.chunk.data, abandon_on_cancel=True
+                )
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise unwritable(_NAMES[descriptor], error) from error
 
 
 def output_writer() -> OutputWriter:

@@ -5,8 +5,9 @@ Cells may hold what strangers wrote, so control characters never reach the termi
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from hivemind.cli.faults import unwritable
 from hivemind.core.wording import one_line
 
 _COLOURS = {
@@ -21,6 +22,22 @@ _COLOURS = {
     "stopped": "yellow",
     "draining": "yellow",
 }
+
+
+def write_out(lines: Iterable[str]) -> None:
+    """Each line on standard output, all there when this returns.
+
+    Raises:
+        BrokenPipeError: the reader has gone away.
+        CommandFailed: standard output takes no more.
+    """
+    try:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise unwritable("standard output", error) from error
 
 
 def print_table(
@@ -46,10 +63,10 @@ def _is_fancy() -> bool:
 
 def _print_plain(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write("  ".join(cells).rstrip() + "\n")
-    sys.stdout.flush()
+    write_out(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def _print_fancy(

@@ -54,7 +54,7 @@ def explain(task_id: str, as_json: bool) -> None:
 @click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 def stop(task_ids: tuple[str, ...]) -> int:
     """Stop tasks, and wait until nothing of them runs any more."""
-    from hivemind.cli.faults import complain
+    from hivemind.cli.faults import complain, told_of
     from hivemind.cli.session import with_client
     from hivemind.client.errors import ClientError
 
@@ -66,7 +66,7 @@ def stop(task_ids: tuple[str, ...]) -> int:
             try:
                 await client.stop(task_id)
             except ClientError as error:
-                failures.append(f"{task_id}: {error}")
+                failures.append(told_of(task_id, error))
             else:
                 stopping.append(task_id)
         for task_id in stopping:

@@ -168,6 +168,25 @@ def test_a_reader_that_goes_away_ends_the_task_quietly(shell: Shell) -> None:
     assert _task(shell, "broken pipe").state is TaskState.STOPPED
 
 
+def test_output_that_cannot_be_written_is_told_and_ends_the_task(shell: Shell) -> None:
+    with Path("/dev/full").open("wb") as full:
+        for stream in ("stdout", "stderr"):
+            streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: full}
+            where = "" if stream == "stdout" else " >&2"
+            with subprocess.Popen(
+                [HIVEMIND, "run", "--name", stream, "--", "sh", "-c", f"echo up{where}; sleep 600"],
+                stdin=subprocess.DEVNULL,
+                env=shell.environment,
+                **streams,  # type: ignore[arg-type]
+            ) as process:
+                assert process.wait(END_S) == 125
+                if process.stderr is not None:
+                    said = process.stderr.read().decode()
+                    assert said.startswith("hivemind: standard output cannot be written: ")
+                    assert said.count("\n") == 1
+            assert _task(shell, stream).state is TaskState.STOPPED
+
+
 def test_at_a_terminal_one_line_tells_the_progress_and_is_gone_in_the_end(shell: Shell) -> None:
     ours, theirs = os.openpty()
     with subprocess.Popen(

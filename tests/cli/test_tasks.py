@@ -41,8 +41,8 @@ def test_wait_is_1_with_a_line_for_each_that_did_not_succeed(shell: Shell, faile
     done = shell.run("wait", good, failed, "unknown")
     assert done.returncode == 1
     first, second = done.stderr.splitlines()
-    assert first == f"hivemind: task {failed} failed with exit status 3: exit status 3"
-    assert second.startswith("hivemind: unknown: no task")
+    assert first == f"hivemind: task {failed} failed with exit status 3"
+    assert second.startswith("hivemind: no task 'unknown'")
 
 
 def test_logs_keeps_the_streams_apart(shell: Shell, failed: str) -> None:
@@ -70,7 +70,7 @@ def test_stop_tells_of_what_it_cannot_stop_and_stops_the_rest(shell: Shell) -> N
     task_id = shell.client.submit(command=["sleep", "60"])
     done = shell.run("stop", "unknown", task_id)
     assert done.returncode == 1
-    assert done.stderr.startswith("hivemind: unknown: no task")
+    assert done.stderr.startswith("hivemind: no task 'unknown'")
     assert shell.client.get(task_id).task.state is TaskState.STOPPED
 
 
