@@ -17,7 +17,7 @@ from hivemind.cli.tables import print_fields, print_table
 from hivemind.core.wording import one_line
 
 if TYPE_CHECKING:
-    from hivemind.core.explain import Explanation
+    from hivemind.core.explanation import Explanation
     from hivemind.core.messages import Identity, NodeView, Secret, TaskDetail
     from hivemind.core.records import Task
     from sandbox import Finding

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hivemind.core.explain import Explanation
+    from hivemind.core.explanation import Explanation
     from hivemind.core.messages import Identity, NodeView, Secret, TaskDetail
     from hivemind.core.records import Attempt, Task
     from sandbox import Finding

@@ -19,7 +19,7 @@ import trio
 
 from hivemind.client.client import Client, Finished, Stdin, open_client
 from hivemind.core.admission import Ask
-from hivemind.core.explain import Explanation
+from hivemind.core.explanation import Explanation
 from hivemind.core.messages import Identity, NodeView, Secret, TaskDetail, WatchItem
 from hivemind.core.records import Task
 

@@ -17,7 +17,7 @@ from hivemind.client.submitting import OnSent, send_submission
 from hivemind.client.target import find_target, forget_login, save_login
 from hivemind.client.watching import follow
 from hivemind.core.admission import Ask
-from hivemind.core.explain import Explanation
+from hivemind.core.explanation import Explanation
 from hivemind.core.messages import (
     Identity,
     ListQuery,

@@ -5,13 +5,11 @@ trusted, it drains, the task is barred from it, it could never run it, it has no
 Causes come in the order of what would help most; the first is the headline.
 """
 
-import enum
 import math
 from collections.abc import Iterator
 
-import attrs
-
 from hivemind.core import sizes
+from hivemind.core.explanation import Cause, CauseKind, Explanation
 from hivemind.core.fleet import LEAST_TRUST, Fleet, NodeState, free_capacity, largest
 from hivemind.core.queue import Bar, TaskQueue
 from hivemind.core.records import Requirements, Task, TaskState
@@ -20,41 +18,6 @@ from hivemind.core.wording import one_line
 
 COUNTED_AHEAD = 1000
 """How far the tasks ahead are counted, so that asking is cheap."""
-
-
-class CauseKind(enum.StrEnum):
-    """What keeps a task waiting."""
-
-    BACKOFF = "backoff"
-    NO_NODE = "no_node"
-    TOO_SMALL = "too_small"
-    BARRED = "barred"
-    FULL = "full"
-    KEPT_FREE = "kept_free"
-    BEHIND = "behind"
-    TURN = "turn"
-    AWAY = "away"
-    DRAINING = "draining"
-    DISTRUSTED = "distrusted"
-
-
-@attrs.frozen
-class Cause:
-    """One thing that keeps a task waiting."""
-
-    kind: CauseKind
-    text: str
-    """One line for people."""
-    count: int
-    """Of how many nodes it holds; of how many tasks, for ``BEHIND``; otherwise 1."""
-
-
-@attrs.frozen
-class Explanation:
-    """Why a task waits; without causes when it does not wait."""
-
-    headline: str
-    causes: tuple[Cause, ...] = ()
 
 
 def explain(task: Task, fleet: Fleet, queue: TaskQueue, now: float) -> Explanation:

@@ -10,7 +10,8 @@ import trio
 from hivemind.core.admission import admit, check_form
 from hivemind.core.entry import payload_kind
 from hivemind.core.errors import CoreError
-from hivemind.core.explain import Explanation, explain
+from hivemind.core.explain import explain
+from hivemind.core.explanation import Explanation
 from hivemind.core.ids import (
     check_client_id,
     check_client_key,

@@ -6,11 +6,10 @@ quietly, with its reason in `closed_because`: a connection's failure is never an
 
 import ssl
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import h2.events
-import structlog
 import trio
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -27,6 +26,9 @@ from hivemind.rpc._grpclib import (
     watch_goaway,
 )
 from hivemind.rpc.config import MIB, TransportConfig
+
+if TYPE_CHECKING:
+    import structlog
 
 READ_BYTES = 64 * 1024
 SUSPECT_READ_BYTES = 4096
@@ -52,8 +54,6 @@ _IDLE_EVENTS = (
     h2.events.StreamReset,
     h2.events.UnknownFrameReceived,
 )
-
-log = structlog.get_logger(__name__)
 
 
 class _Outbox:
@@ -191,7 +191,7 @@ class Link:
         else:
             is_idle = isinstance(event, _IDLE_EVENTS)
         if is_idle and not self._flood.take():
-            log.info("rpc_flood_cut_off", peer=self.peer_address, kind=type(event).__name__)
+            _log().info("rpc_flood_cut_off", peer=self.peer_address, kind=type(event).__name__)
             self.go_away(ErrorCodes.ENHANCE_YOUR_CALM)
             self.close("the peer sends too many frames that carry nothing")
         elif isinstance(event, h2.events.RemoteSettingsChanged):
@@ -246,7 +246,7 @@ class Link:
             events = self._h2.receive_data(data)
         except Exception as error:
             # Not only h2's own errors: hostile headers reach the codecs below it.
-            log.debug("rpc_protocol_error", peer=self.peer_address, error=repr(error))
+            _log().debug("rpc_protocol_error", peer=self.peer_address, error=repr(error))
             self.connection.flush()
             self.close("the peer broke the HTTP/2 protocol")
             return 0
@@ -315,6 +315,14 @@ class Link:
                 await self._stream.send_eof()
         while await self._read(READ_BYTES):
             pass
+
+
+def _log() -> "structlog.stdlib.BoundLogger":
+    # A client's command rarely has anything to log, and importing structlog takes a ninth of its
+    # start.
+    import structlog
+
+    return structlog.get_logger(__name__)  # type: ignore[no-any-return]
 
 
 def _h2_connection(*, is_client: bool, config: TransportConfig) -> H2Connection:

@@ -118,7 +118,10 @@ def test_a_master_that_is_not_there_and_no_login_are_told(tmp_path: Path) -> Non
     assert "no master answers at 127.0.0.1:1" in done.stderr
     done = _run("ps", home=tmp_path)
     assert done.returncode == 1
-    assert "hivemind account login" in done.stderr
+    assert "no pool is known here; start one with `hivemind up`" in done.stderr
+    done = _run("ps", home=tmp_path, HIVEMIND_MASTER="127.0.0.1:1")
+    assert done.returncode == 1
+    assert "log in to 127.0.0.1:1 with `hivemind account login NAME`" in done.stderr
     done = _run("ps", home=tmp_path, HIVEMIND_MASTER="nonsense")
     assert done.returncode == 1
     assert "not an address" in done.stderr
@@ -147,3 +150,10 @@ def test_an_unforeseen_fault_is_one_line_with_an_id_and_the_rest_on_request(
         assert "unforeseen fault" in said
         assert "ValueError: oh no" in said.splitlines()[-1]
         assert ("Traceback" in said) == bool(debug)
+
+
+def test_a_client_command_loads_nothing_that_only_daemons_need() -> None:
+    code = "import sys, hivemind.cli.session; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"structlog", "rich", "psutil", "nacl", "apsw", "sandbox", "hivemind.core.queue"}
+    assert heavy & set(done.stdout.split()) == set()

@@ -8,7 +8,7 @@ import attrs
 import trio
 from grpclib.const import Status
 
-from hivemind.core.explain import Explanation
+from hivemind.core.explanation import Explanation
 from hivemind.core.messages import (
     AttemptOutput,
     Identity,

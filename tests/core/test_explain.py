@@ -3,7 +3,8 @@
 import attrs
 import pytest
 
-from hivemind.core.explain import COUNTED_AHEAD, Cause, CauseKind, explain
+from hivemind.core.explain import COUNTED_AHEAD, explain
+from hivemind.core.explanation import Cause, CauseKind
 from hivemind.core.fleet import Fleet
 from hivemind.core.placement import plan
 from hivemind.core.queue import TaskQueue

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from hivemind._pb.hivemind import v1
-from hivemind.core.explain import Cause, CauseKind, Explanation
+from hivemind.core.explanation import Cause, CauseKind, Explanation
 from hivemind.core.messages import (
     ListQuery,
     Submission,
