@@ -21,6 +21,8 @@ ARGUMENT_BYTES = 128 * 1024
 """The longest string that execve(2) takes (MAX_ARG_STRLEN with pages of 4 KiB)."""
 ALL_ARGUMENTS_BYTES = 1024 * 1024
 """Half of what execve(2) takes altogether under the usual stack limit of 8 MiB."""
+LEAST_MEMORY_BYTES = 16 << 20
+"""What no sandbox can do without: unpacking and starting take about 12 MiB themselves."""
 _MOST_BYTES = 1 << 62
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -272,7 +274,7 @@ def _seconds(amount: float) -> str:
 
 
 _LIMITS = (
-    _Limit("memory", lambda profile: profile.memory, _bytes, 1),
+    _Limit("memory", lambda profile: profile.memory, _bytes, LEAST_MEMORY_BYTES),
     _Limit("scratch", lambda profile: profile.scratch, _bytes, 0),
     _Limit("cpus", lambda profile: profile.cpus, _plain, 0.001),
     _Limit("gpus", lambda profile: profile.gpus, _plain, 0),

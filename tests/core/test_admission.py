@@ -106,7 +106,8 @@ def test_whoever_asks_for_the_most_of_everything_gets_it() -> None:
             "memory 64G was asked for and policy default allows at most 4G",
         ),
         ({"memory_bytes": 4 * GIB + 1}, "memory 4294967297 was asked for .* at most 4G"),
-        ({"memory_bytes": 0}, "memory 0 was asked for and policy default allows no less than 1"),
+        ({"memory_bytes": 0}, "memory 0 was asked for and policy default allows no less than 16M"),
+        ({"memory_bytes": 16 * MIB - 1}, "memory 16777215 was asked for .* no less than 16M: ask"),
         ({"scratch_bytes": 3 * GIB}, "scratch 3G .* at most 2G"),
         ({"scratch_bytes": -1}, "scratch -1 .* no less than 0"),
         ({"cpu_millis": 8001}, "cpus 8.001 .* at most 8"),
@@ -217,7 +218,7 @@ def test_a_worker_takes_what_fits_its_own_policy() -> None:
 @pytest.mark.parametrize(
     ("needs", "key"),
     [
-        ({"memory_bytes": 8 * GIB}, "memory: the task asks for 8G and .* default gives 1 to 4G"),
+        ({"memory_bytes": 8 * GIB}, "memory: the task asks for 8G and .* default gives 16M to 4G"),
         ({"memory_bytes": 0}, "memory: the task asks for 0"),
         ({"scratch_bytes": 4 * GIB}, "scratch: the task asks for 4G"),
         ({"cpu_millis": 9000}, "cpus: the task asks for 9 and"),

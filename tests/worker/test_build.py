@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 import sandbox
+from hivemind.core.admission import LEAST_MEMORY_BYTES
 from hivemind.core.messages import AttemptRef
 from hivemind.core.records import PayloadKind, Requirements, TaskSpec
 from hivemind.worker.build import BadPayload, build_archive, build_command, build_script
@@ -82,9 +83,12 @@ def test_memory_and_scratch_together_are_what_was_reserved(scratch_mib: int) -> 
     assert (limits.cpus, limits.cpu_s, limits.wall_s) == (0.5, 5.0, 60.0)
 
 
-def test_less_memory_than_a_sandbox_can_do_with_is_not_rounded_up() -> None:
-    task = TaskSpec(
-        kind=PayloadKind.COMMAND, argv=("true",), requirements=Requirements(memory_bytes=1)
-    )
+def test_the_least_memory_that_is_admitted_is_the_least_that_a_sandbox_takes() -> None:
+    def build(memory_bytes: int) -> sandbox.Spec:
+        needs = Requirements(memory_bytes=memory_bytes)
+        task = TaskSpec(kind=PayloadKind.COMMAND, argv=("true",), requirements=needs)
+        return build_command(task, REF, argv=task.argv, stdin=None)
+
+    assert build(LEAST_MEMORY_BYTES).limits.memory_bytes == LEAST_MEMORY_BYTES
     with pytest.raises(sandbox.BadSpec, match="memory_bytes"):
-        build_command(task, REF, argv=task.argv, stdin=None)
+        build(LEAST_MEMORY_BYTES - 1)

@@ -300,7 +300,7 @@ async def test_a_task_no_sandbox_can_hold_is_refused_not_rounded_up(
     task = shell("true", requirements=Requirements(memory_bytes=MIB, scratch_bytes=MIB))
     refusal = await master.until_refused(master.assign(task))
     assert refusal.kind is RefusalKind.POLICY
-    assert "memory_bytes" in refusal.detail
+    assert "memory: the task asks for 1M" in refusal.detail
 
 
 async def test_nothing_of_an_attempt_stays_once_its_end_is_acknowledged(
