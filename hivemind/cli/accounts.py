@@ -72,8 +72,17 @@ def login(name: str, from_stdin: bool) -> None:
 @click.command(cls=Command)
 def logout() -> None:
     """Make the token that you are logged in with worthless, and forget it."""
+    from hivemind.cli.faults import CommandFailed
     from hivemind.cli.output import say
     from hivemind.cli.session import with_client
+    from hivemind.client.target import find_target, masters_own_file
+
+    own = masters_own_file(None, find_target(None, None, None).token)
+    if own is not None:
+        raise CommandFailed(
+            f"nobody is logged in: commands act for the admin of {own}, which its master keeps "
+            "fresh; to act for another account, log in with `hivemind account login NAME`"
+        )
 
     async def leave(client: "Client") -> str:
         await client.logout()

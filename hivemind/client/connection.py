@@ -12,7 +12,7 @@ from typing import TypeVar
 import attrs
 import trio
 
-from hivemind.client.errors import ClientError, LostConnection, NoAnswer, NotTrusted
+from hivemind.client.errors import ClientError, LostConnection, NoAnswer, NotLoggedIn, NotTrusted
 from hivemind.client.faults import explained, is_lost, not_logged_in
 from hivemind.client.target import Target
 from hivemind.rpc.channel import Channel, open_channel
@@ -138,8 +138,14 @@ class Connection:
 
     def require_token(self) -> None:
         """Raise NotLoggedIn where no token is known."""
-        if not self.target.token:
-            raise not_logged_in(self.target.address, "not logged in")
+        if self.target.token:
+            return
+        if self.target.is_guess:
+            raise NotLoggedIn(
+                "no pool is known here; start one with `hivemind up`, or set HIVEMIND_MASTER to "
+                "one's address and log in with `hivemind account login NAME`"
+            )
+        raise not_logged_in(self.target.address, "not logged in")
 
 
 class Trial:

@@ -57,6 +57,8 @@ class Target:
     token: str | None = attrs.field(default=None, repr=False)
     trust: Trust | None = None
     """None: the master is spoken to in plain HTTP/2."""
+    is_guess: bool = False
+    """Nobody has named a master: the address is where one of this machine would listen."""
 
     @property
     def address(self) -> str:
@@ -74,6 +76,7 @@ def find_target(
     """
     known = _known(_found(home))
     said = address or os.environ.get(MASTER_VARIABLE)
+    is_guess = not said and not known
     if not said:
         said = known[0][1].master if known else DEFAULT_ADDRESS
     host, port = _parsed(said)
@@ -81,7 +84,8 @@ def find_target(
     shown = token or os.environ.get(TOKEN_VARIABLE)
     if not shown:
         shown = next((own.token for _, own in fitting), None)
-    return Target(host=host, port=port, token=shown, trust=_find_trust(tls_ca, fitting))
+    trust = _find_trust(tls_ca, fitting)
+    return Target(host=host, port=port, token=shown, trust=trust, is_guess=is_guess)
 
 
 def _find_trust(tls_ca: Path | None, fitting: list[tuple[Path, Credentials]]) -> Trust | None:
@@ -126,6 +130,17 @@ def forget_login(home: Path | None, token: str | None) -> bool:
         return False
     (folder / FILE_NAME).unlink(missing_ok=True)
     return True
+
+
+def masters_own_file(home: Path | None, token: str | None) -> Path | None:
+    """The file in the home that a master of this home keeps ``token`` in, if one does.
+
+    Nobody logged in with such a token, and nobody could log in again: the first admin has no
+    password.
+    """
+    folder = _found(home)
+    kept = _read(folder)
+    return folder / FILE_NAME if kept is not None and kept.token == token else None
 
 
 def _found(home: Path | None) -> Path:

@@ -25,6 +25,14 @@ def test_an_account_is_made_logged_in_used_and_left(shell: Shell, tmp_path: Path
     assert again.stderr.startswith("hivemind: not logged in; log in to")
 
 
+def test_the_local_admin_cannot_lock_itself_out(shell: Shell) -> None:
+    done = shell.run("account", "logout")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("hivemind: nobody is logged in: commands act for the admin of ")
+    assert done.stderr.count("\n") == 1
+    assert shell.client.whoami().account == "admin"
+
+
 def test_a_token_is_worthless_after_its_logout(shell: Shell, tmp_path: Path) -> None:
     from hivemind.settings.credentials import read_credentials
 

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from hivemind.client.errors import BadAddress
-from hivemind.client.target import Trust, find_target, forget_login, save_login
+from hivemind.client.target import (
+    Trust,
+    find_target,
+    forget_login,
+    masters_own_file,
+    save_login,
+)
 from hivemind.settings.credentials import Credentials, write_credentials
 
 
@@ -73,6 +79,13 @@ def test_a_login_is_forgotten_by_its_own_token_alone(home: Path) -> None:
     assert not forget_login(home, "anns")
 
 
+def test_the_local_admins_token_is_told_from_a_login(home: Path) -> None:
+    assert masters_own_file(home, "admins") == home / "credentials.toml"
+    save_login(home, find_target("pool.example:1", None, home), "ann", "anns")
+    assert masters_own_file(home, "anns") is None
+    assert masters_own_file(home, None) is None
+
+
 def test_a_first_login_makes_the_home(tmp_path: Path) -> None:
     home = tmp_path / "new/home"
     save_login(home, find_target("h:1", None, home), "ann", "anns")
@@ -82,6 +95,8 @@ def test_a_first_login_makes_the_home(tmp_path: Path) -> None:
 def test_without_any_word_the_local_default_is_tried(tmp_path: Path) -> None:
     target = find_target(None, None, tmp_path)
     assert (target.address, target.token) == ("127.0.0.1:50051", None)
+    assert target.is_guess
+    assert not find_target("127.0.0.1:50051", None, tmp_path).is_guess
 
 
 @pytest.mark.parametrize("address", ["nonsense", "host:", "host:x", "host:99999", ":1:2"])
