@@ -8,7 +8,8 @@ Start reading in `server.py` (listeners, drain) and `channel.py` with `stubs.py`
 `_call.py` is one call on the server, `_client_call.py` one on the client, `_link.py` the HTTP/2
 connection under both, `_flow.py` what they wait on. `_grpclib` alone leans on names that grpclib,
 betterproto2 and h2 do not promise. `auth.py` says who may call, `_wire.py` judges messages before
-they are decoded, `spool.py` and `budget.py` keep large uploads out of memory, `health.py` and
+they are decoded, `turns.py` says whose is next, so that none of it holds up the rest, `spool.py`
+and `budget.py` keep large uploads out of memory, `health.py` and
 `reflection.py` are the two standard services, `contract/` turns generated messages into core's
 records and back.
 

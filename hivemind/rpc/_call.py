@@ -33,6 +33,8 @@ class CallOwner(Protocol):
 
     def admit(self, call: "Call", *, is_stranger: bool) -> bool: ...
 
+    def __hash__(self) -> int: ...
+
 
 class Call:
     """A call in flight; it stands where grpclib keeps its wrapper, to be told of resets."""
@@ -117,15 +119,18 @@ class Call:
     async def _invoke(
         self, request: Request, stream: CallStream[Any, Any], context: CallContext
     ) -> None:
-        stream.metadata, method = await self._setting.dispatch.recv_request(
-            request.metadata,
-            self._setting.handlers[request.path].func,
-            method_name=request.path,
-            deadline=request.deadline,
-            content_type="application/grpc",
-            user_agent=request.user_agent,
-            peer=stream.peer,
-        )
+        # By connection: whose call it is, is not known yet.
+        await self._setting.turns.take(self._owner)
+        with self._setting.turns.working():
+            stream.metadata, method = await self._setting.dispatch.recv_request(
+                request.metadata,
+                self._setting.handlers[request.path].func,
+                method_name=request.path,
+                deadline=request.deadline,
+                content_type="application/grpc",
+                user_agent=request.user_agent,
+                peer=stream.peer,
+            )
         if not self._owner.admit(self, is_stranger=context.principal is None):
             message = "too many calls without a token on this connection; try again"
             raise fail(None, Status.RESOURCE_EXHAUSTED, message)

@@ -26,6 +26,7 @@ from hivemind.rpc.config import KIB, TransportConfig
 from hivemind.rpc.context import CallContext
 from hivemind.rpc.errors import fail
 from hivemind.rpc.spool import Spool, SpooledField
+from hivemind.rpc.turns import Turns
 
 R = TypeVar("R")
 S = TypeVar("S")
@@ -45,6 +46,7 @@ class CallSetting:
     spool: Spool | None = None
     spooled: Mapping[str, SpooledField] = attrs.field(factory=dict)
     dispatch: ServerDispatch = attrs.field(factory=ServerDispatch)
+    turns: Turns = attrs.field(factory=Turns)
 
     def __attrs_post_init__(self) -> None:
         if self.spooled and self.spool is None:
@@ -105,9 +107,14 @@ class CallStream(ServerCallStream[R, S]):
             if not self._has_message and not self.takes_many:
                 raise fail(None, Status.INVALID_ARGUMENT, "the request holds no message")
             return None
+        turns = self._setting.turns
+        await turns.take(self._context.owner or self._context.peer)
         try:
-            check_message(body, self.recv_type, max_fields=self._setting.config.max_message_fields)
-            message = self.decode(body)
+            with turns.working():
+                check_message(
+                    body, self.recv_type, max_fields=self._setting.config.max_message_fields
+                )
+                message = self.decode(body)
         except Exception as error:
             raise _messages.undecodable(error) from error
         if not self._has_message:

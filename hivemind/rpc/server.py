@@ -72,7 +72,8 @@ class Server:
         Cancelling is the hard stop: handlers are cancelled and connections closed. The listeners
         are closed in any case.
         """
-        async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as turns, trio.open_nursery() as connections:
+            turns.start_soon(self._setting.turns.run)
             async with trio.open_nursery() as accepting:
                 await accepting.start(
                     partial(
@@ -85,7 +86,7 @@ class Server:
                 task_status.started()
                 await self.draining.wait()
                 accepting.cancel_scope.cancel()
-            connections.start_soon(self._finish_calls, connections.cancel_scope)
+            connections.start_soon(self._finish_calls, turns.cancel_scope)
 
     def drain(self) -> None:
         """Take no new connection and no new call; `serve` returns when those in flight have ended,
