@@ -38,6 +38,10 @@ proto:
 proto-check:
     tools/proto --check
 
+# write hivemind/REFERENCE.md anew from what the code says
+reference:
+    python -m tools.reference
+
 # what CI runs: checks, tests, the wheel
 test: lint types layers proto-check
     pytest -m "not slow"

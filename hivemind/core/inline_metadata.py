@@ -39,11 +39,17 @@ class FileSettings:
     command: tuple[str, ...] = ()
     """What to start instead of the file's own entry."""
     env: Mapping[str, str] = attrs.field(factory=dict)
+    """Variables of its environment, as a table of texts."""
     memory_bytes: int | None = None
+    """Memory for all its processes together, such as ``"512M"``."""
     cpu_millis: int | None = None
+    """CPUs, such as ``1`` or ``0.5``."""
     gpus: int | None = None
+    """Whole GPUs."""
     wall_s: float | None = None
+    """The longest that it may run, such as ``"60s"``."""
     policy: str | None = None
+    """The pool's policy to run under."""
     outputs: tuple[str, ...] = ()
     """Files and folders below the working folder that belong to the result, too."""
 
@@ -137,11 +143,11 @@ class _Table:
     def finish(self) -> None:
         """Refuse what nobody took."""
         for key in self._values:
-            known = ", ".join(sorted(_KEYS))
+            known = ", ".join(sorted(KEYS))
             raise MetadataError(f"{key[:40]!a} of {self._where} is not known; there are: {known}")
 
 
-_KEYS = ("command", "cpus", "env", "gpus", "memory", "outputs", "policy", "time")
+KEYS = ("command", "cpus", "env", "gpus", "memory", "outputs", "policy", "time")
 
 
 class _Unexpected(Exception):

@@ -35,11 +35,14 @@ class MasterConfig:
     """How a master runs."""
 
     home: Path
+    """The folder in which it keeps everything; ``HIVEMIND_HOME`` and ``--home`` go before it, and
+    the user's data folder is what is left."""
     listen: tuple[str, int] = ("127.0.0.1", 50051)
     """Host and port; port 0 takes a free one."""
     tls_cert: Path | None = None
     """A certificate chain in PEM; without it the master speaks plain HTTP/2."""
     tls_key: Path | None = None
+    """The certificate's key, in PEM."""
     log_format: str = "text"
     """``text`` or ``json``."""
     log_level: str = "info"
@@ -61,26 +64,34 @@ class WorkerConfig:
     """How a worker runs, and what it offers; None where the machine decides."""
 
     home: Path
+    """The folder in which it keeps everything; ``HIVEMIND_HOME`` and ``--home`` go before it, and
+    the user's data folder is what is left."""
     master: tuple[str, int]
-    """Host and port."""
+    """The master's host and port; ``HIVEMIND_MASTER`` and ``--master`` go before it."""
     join_token: str | None = attrs.field(default=None, repr=False)
     """A one-time token, or an account's, with which a worker that is not enrolled yet enrols."""
     slots: int | None = None
-    """How many tasks may run at once."""
+    """How many tasks may run at once; unless said, one for each CPU."""
     cpu_millis: int | None = None
+    """The CPUs that it offers to tasks, such as ``4`` or ``0.5``; unless said, all."""
     memory_bytes: int | None = None
+    """The memory that it offers to tasks, such as ``"8G"``; unless said, as much as the machine can
+    spare."""
     limits: str = "cgroup"
     """``cgroup``, or ``best-effort`` on a machine that has no cgroup to give."""
     name: str = ""
     """What people call the node; empty: the machine's own name."""
     location: str = ""
+    """Where the machine is, for tasks that ask for a place."""
     tls_ca: Path | None = None
     """The certificates by which to know the master, in PEM: its own, or its authority's; without
     them it is spoken to in plain HTTP/2."""
     drain_grace_s: float = 30.0
     """How long what runs may go on when the worker is told to end."""
     log_format: str = "text"
+    """``text`` or ``json``."""
     log_level: str = "info"
+    """``debug``, ``info``, ``warning`` or ``error``."""
 
 
 def parse_address(address: str, *, may_be_free: bool = False) -> tuple[str, int]:
