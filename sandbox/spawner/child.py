@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from sandbox.spawner import bwrap, linux, stage
 
 _ARGS_FD, _SECCOMP_FD, _STATUS_FD = 3, 4, 5
+_MOST_CPU_S = 1 << 32  # an rlimit is a number of the kernel's; any float may be asked for
 _ABOVE = 16  # descriptors are first moved out of the way of the numbers above
 
 
@@ -140,7 +141,7 @@ def _apply_limits(limits: dict[str, Any]) -> None:
     _limit(resource.RLIMIT_FSIZE, limits["file_bytes"])
     if limits["cpu_s"] is not None:
         # A backstop behind the supervisor's own reading: whole seconds, one process at a time.
-        _limit(resource.RLIMIT_CPU, int(limits["cpu_s"]) + 2)
+        _limit(resource.RLIMIT_CPU, int(min(limits["cpu_s"], _MOST_CPU_S)) + 2)
 
 
 def _memory_file(name: str, data: bytes) -> int:

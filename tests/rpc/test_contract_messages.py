@@ -1,6 +1,7 @@
 """Records survive the wire, and what is not one is refused as such."""
 
 import contextlib
+import math
 from typing import Any
 
 import pytest
@@ -405,6 +406,17 @@ def test_a_node_cannot_report_an_exit_status_that_a_shell_would_read_as_another(
     ending = v1.Ending(outcome="failed", reason="exited", exit_code=exit_code)
     with pytest.raises(MalformedMessage, match="no program exits"):
         finished_from_wire(v1.Finished(task_id="t", attempt=1, seq=1, ending=ending))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_vitals_that_no_listing_could_show_are_refused(number: float) -> None:
+    for vitals in (
+        v1.Vitals(cpu_percent=number),
+        v1.Vitals(load_1m=number),
+        v1.Vitals(gpu_percent=number),
+    ):
+        with pytest.raises(MalformedMessage, match="not numbers"):
+            worker_item_from_wire(v1.WorkerItem(vitals=vitals))
 
 
 def test_an_enum_of_a_newer_peer_is_refused_by_name() -> None:

@@ -80,6 +80,12 @@ async def test_the_cpu_time_limit_counts_all_processes(any_pool: sandbox.Pool) -
     assert 0.4 <= done.result.usage.cpu_s < 20
 
 
+async def test_a_limit_that_nobody_reaches_is_no_obstacle(any_pool: sandbox.Pool) -> None:
+    endless = limits(cpu_s=1e300, wall_s=float("inf"))
+    done = await sandbox.run_in(any_pool, shell("exit 0", limits=endless))
+    assert (done.result.reason, done.result.exit_code) == (Reason.EXITED, 0)
+
+
 async def test_the_memory_limit_ends_the_whole_task(any_pool: sandbox.Pool) -> None:
     source = (
         "import os, time\n"

@@ -1,5 +1,6 @@
 """What travels on the link: records into messages and back."""
 
+import math
 from typing import assert_never
 
 import betterproto2
@@ -106,6 +107,14 @@ def _hello_from_wire(wire: v1.Hello) -> Hello:
     )
 
 
+def _vitals_from_wire(wire: v1.Vitals) -> Vitals:
+    """JSON has no word for what is not a number, and it would be in everybody's listing."""
+    vitals = vitals_from_wire(wire)
+    if not all(map(math.isfinite, (vitals.cpu_percent, vitals.load_1m, vitals.gpu_percent))):
+        raise MalformedMessage("a node's vitals are not numbers")
+    return vitals
+
+
 def finished_to_wire(report: FinishedReport) -> v1.Finished:
     """Field by field. The result's size is what arrives, so it does not travel."""
     ending = report.ending
@@ -194,7 +203,7 @@ def worker_item_from_wire(wire: v1.WorkerItem) -> WorkerItem:
         case v1.Hello():
             return _hello_from_wire(value)
         case v1.Vitals():
-            return vitals_from_wire(value)
+            return _vitals_from_wire(value)
         case v1.Started():
             return StartedReport(
                 ref=AttemptRef(value.task_id, value.attempt), seq=_stored(value.seq)
