@@ -5,7 +5,6 @@ decided here. What a task's own streams say goes by ``streams`` instead, as raw 
 """
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from hivemind.cli import shapes
-from hivemind.cli.tables import print_fields, print_table
+from hivemind.cli.tables import print_fields, print_table, write_out
 from hivemind.core.wording import one_line
 
 if TYPE_CHECKING:
@@ -57,8 +56,7 @@ def output_for(as_json: bool) -> Output:
 
 def say(line: str) -> None:
     """One line on standard output, there at once."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    write_out([line])
 
 
 class _JsonOutput:
@@ -153,8 +151,9 @@ class _HumanOutput:
 
     def explanation(self, task_id: str, explanation: "Explanation") -> None:
         say(one_line(f"{task_id}: {explanation.headline}"))
-        for cause in explanation.causes:
-            say(one_line(f"- {cause.text}"))
+        told = [cause.text for cause in explanation.causes]
+        for text in told if told != [explanation.headline] else ():
+            say(one_line(f"- {text}"))
 
     def nodes(self, nodes: Sequence["NodeView"]) -> None:
         from hivemind.core.sizes import format_cpus, show_size

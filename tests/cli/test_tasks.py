@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from hivemind.core.records import TaskState
 from tests.cli.conftest import Shell
+from tests.pool import HIVEMIND
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +126,7 @@ def test_explain_says_what_a_task_waits_for(shell: Shell) -> None:
     assert explained["id"] == task_id
     assert explained["causes"]
     assert {"kind", "text", "count"} == set(explained["causes"][0])
-    assert explained["headline"] in text
+    assert text == f"{task_id}: {explained['headline']}\n"
 
 
 def _more_than_there_is() -> Any:
@@ -146,6 +148,22 @@ def test_unknown_ids_are_told_in_one_line(shell: Shell, tmp_path: Path) -> None:
         done = shell.run(*command, "no-such-task")
         assert done.returncode == 1
         assert re.fullmatch(r"hivemind: no task .*\n", done.stderr)
+
+
+def test_a_listing_that_cannot_be_written_is_told_in_one_line(shell: Shell) -> None:
+    with Path("/dev/full").open("wb") as full:
+        for arguments in (["ps"], ["ps", "--json"], ["account", "whoami"]):
+            done = subprocess.run(
+                [HIVEMIND, *arguments],
+                env=shell.environment,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                check=False,
+            )
+            assert done.returncode == 1
+            said = done.stderr.decode()
+            assert said.startswith("hivemind: standard output cannot be written: No space left")
+            assert said.count("\n") == 1
 
 
 def test_a_listing_whose_reader_went_away_ends_by_sigpipe(shell: Shell) -> None:
