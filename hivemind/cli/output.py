@@ -193,13 +193,10 @@ class _HumanOutput:
 
     def findings(self, findings: Sequence["Finding"]) -> None:
         for finding in findings:
-            say(
-                one_line(
-                    f"{'ok      ' if finding.ok else 'missing '}{finding.name}: {finding.detail}"
-                )
-            )
+            how = "ok" if finding.ok else "missing"
+            say(f"{how:8}{one_line(f'{finding.name}: {finding.detail}')}")
             if finding.remedy:
-                say(one_line(f"        to mend it: {finding.remedy}"))
+                say(f"{'':8}{one_line(f'to mend it: {finding.remedy}')}")
         missing = [finding.name for finding in findings if not finding.ok]
         if not missing:
             say("tasks can run here")
