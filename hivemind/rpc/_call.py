@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 class CallOwner(Protocol):
     """The connection, which knows its other calls."""
 
-    def admit(self, call: "Call", *, is_stranger: bool) -> bool: ...
+    def admit(self, call: "Call", *, owner: str | None) -> bool: ...
 
     def __hash__(self) -> int: ...
 
@@ -131,7 +131,7 @@ class Call:
                 user_agent=request.user_agent,
                 peer=stream.peer,
             )
-        if not self._owner.admit(self, is_stranger=context.principal is None):
+        if not self._owner.admit(self, owner=context.owner):
             message = "too many calls without a token on this connection; try again"
             raise fail(None, Status.RESOURCE_EXHAUSTED, message)
         await method(stream)

@@ -27,8 +27,8 @@ class ServerConnection:
         self._strangers: set[Call] = set()
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
-        self.is_known = False
-        """A call on it has shown a good token."""
+        self.owner: str | None = None
+        """Whose good token a call on it has shown last; None: it is a stranger's."""
         self.is_evicted = False
         self.ended = trio.Event()
         self._stream: trio.abc.Stream = stream
@@ -77,10 +77,10 @@ class ServerConnection:
         call = self._calls[stream] = Call(self._setting, stream, headers, self)
         self._nursery.start_soon(self._run_call, call, stream, release)
 
-    def admit(self, call: Call, *, is_stranger: bool) -> bool:
+    def admit(self, call: Call, *, owner: str | None) -> bool:
         """Whether the call may run: those without a token are few on one connection."""
-        if not is_stranger:
-            self.is_known = True
+        if owner is not None:
+            self.owner = owner
             return True
         if len(self._strangers) >= self._setting.config.max_open_calls:
             return False

@@ -2,6 +2,7 @@
 
 import errno
 import ssl
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -22,6 +23,8 @@ from hivemind.rpc.errors import PortInUse
 from hivemind.rpc.spool import Spool, SpooledField
 
 BACKLOG = 256
+FEW_CONNECTIONS = 8
+"""So many are not too many for anybody."""
 CUT_S = 3.0
 """After the grace of a drain: how long the calls that were cut off may take to clean up."""
 
@@ -126,19 +129,26 @@ class Server:
             connection.ended.set()
 
     def _make_room(self) -> bool:
-        """Whether one more connection fits, if need be in the place of a stranger's.
+        """Whether one more connection fits, if need be in the place of another.
 
-        The oldest idle one goes first, then the oldest that never showed a good token.
+        The oldest idle one of a stranger goes first, then the oldest of one; where there is none,
+        one of whoever has more than half of all connections.
         """
         staying = [one for one in self._connections if not one.is_evicted]
         if len(staying) < self._config.max_connections:
             return True
-        strangers = [one for one in staying if not one.is_known]
-        idle = [one for one in strangers if not one.has_calls]
-        for connection in (idle or strangers)[:1]:
+        dispensable = [one for one in staying if one.owner is None] or self._of_a_hog(staying)
+        idle = [one for one in dispensable if not one.has_calls]
+        for connection in (idle or dispensable)[:1]:
             connection.evict()
             return True
         return False
+
+    def _of_a_hog(self, staying: list[ServerConnection]) -> list[ServerConnection]:
+        owner, count = Counter(one.owner for one in staying).most_common(1)[0]
+        if count <= max(FEW_CONNECTIONS, self._config.max_connections // 2):
+            return []
+        return [one for one in staying if one.owner == owner]
 
 
 async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:

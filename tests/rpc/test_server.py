@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -183,6 +184,31 @@ async def test_connections_are_bounded_and_strangers_give_way_to_new_ones() -> N
                         with trio.fail_after(5):
                             assert await refused.receive_some(100) == b""
                     assert (await known_client.unary(whoami, Ping(), good))["grpc-status"] == "0"
+
+
+async def test_whoever_has_most_connections_gives_way_when_they_are_all_taken() -> None:
+    async def verify_any(token: str, peer: str) -> Principal:
+        await trio.lowlevel.checkpoint()
+        return Principal(account=token, role="user", kind="account", token_id="t", expires_at=9e9)
+
+    def bearer(name: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {name}"}
+
+    config, whoami = TransportConfig(max_connections=12), "/hmtest.Gate/Whoami"
+    options: dict[str, Any] = {
+        "config": config,
+        "authenticator": Authenticator(frozenset(), verify_any),
+    }
+    async with serving([GateService()], **options) as at, AsyncExitStack() as stack:
+        few = await stack.enter_async_context(raw_client(at.port))
+        assert (await few.unary(whoami, Ping(), bearer("few")))["grpc-status"] == "0"
+        many = [await stack.enter_async_context(raw_client(at.port)) for _ in range(11)]
+        for client in many:
+            assert (await client.unary(whoami, Ping(), bearer("many")))["grpc-status"] == "0"
+        late = await stack.enter_async_context(raw_client(at.port))
+        assert (await late.unary(whoami, Ping(), bearer("late")))["grpc-status"] == "0"
+        await many[0].hung_up()
+        assert (await few.unary(whoami, Ping(), bearer("few")))["grpc-status"] == "0"
 
 
 async def test_calls_without_a_token_are_few_on_one_connection() -> None:
