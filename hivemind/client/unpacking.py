@@ -21,6 +21,8 @@ from hivemind.core.wording import one_line
 OUTPUT_PREFIX = "output/"
 
 _COPY_BYTES = 1 << 20
+_MOST_STEPS = 200
+"""Of folders within each other: workers send no more than 128."""
 _DOCUMENT = "result.json"
 _DOCUMENT_BYTES = 1 << 20
 
@@ -80,6 +82,8 @@ def _inner_name(member: zipfile.ZipInfo) -> str:
     name = member.filename.removeprefix(OUTPUT_PREFIX)
     steps = name.rstrip("/").split("/")
     is_plain = stat.S_IFMT(member.external_attr >> 16) in {0, stat.S_IFREG, stat.S_IFDIR}
+    if len(steps) > _MOST_STEPS:
+        raise BadResult(f"the result holds {len(steps)} folders within each other")
     if any(step in {"", ".", ".."} for step in steps) or "\0" in member.orig_filename:
         raise BadResult(f"the result holds the unsafe name {name[:80]!a}; nothing was written")
     if not is_plain or member.flag_bits & 1:

@@ -68,6 +68,12 @@ def test_a_name_that_leads_elsewhere_is_refused_and_nothing_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_folders_without_end_within_each_other_are_refused(tmp_path: Path) -> None:
+    archive = _zip(tmp_path / "r.zip", {"output/" + "d/" * 2000 + "x": b""})
+    with pytest.raises(BadResult, match="2001 folders"):
+        unpack_output(archive, tmp_path / "out")
+
+
 def test_a_link_in_a_result_is_refused(tmp_path: Path) -> None:
     archive = _zip(tmp_path / "r.zip", {"output/link": b"/etc/passwd"}, 0o120777)
     with pytest.raises(BadResult, match="no plain file"):
