@@ -57,13 +57,14 @@ def _not_connected(error: ConnectFailed, target: Target) -> ClientError:
     address, trust = target.address, target.trust
     if isinstance(error, CertificateRefused) and trust is not None:
         return NotTrusted(
-            f"the certificate of the master at {address} is not trusted ({error.reason}); set "
-            f"{TLS_CA_VARIABLE} to a file with the right one ({trust.said_by} names {trust.ca})"
+            f"the certificate of the master at {address} is not trusted ({error.reason}): "
+            f"{trust.said_by} names {trust.ca}; set {TLS_CA_VARIABLE} to a file with the right "
+            f"one, or {MASTER_VARIABLE} to a name that it is for"
         )
     if isinstance(error, TlsFailed) and trust is not None:
         return NotTrusted(
-            f"the server at {address} does not speak TLS as a master would; if it has no "
-            f"certificate, take away the one that {trust.said_by} names"
+            f"the server at {address} does not speak TLS as a master would ({error.reason}); if "
+            f"it has no certificate, take away the one that {trust.said_by} names"
         )
     if isinstance(error, NoGrpc) and trust is None:
         return NoMaster(

@@ -222,7 +222,7 @@ async def _connect(
         text = f"cannot connect to {where}: {refusal.reason}"
         if refusal.certificate_fault:
             raise CertificateRefused(text, refusal.certificate_fault)
-        raise TlsFailed(text)
+        raise TlsFailed(text, refusal.reason)
     raise ConnectFailed(f"cannot connect to {where}: no answer within {config.connect_s:g} s")
 
 

@@ -87,14 +87,14 @@ class NoGrpc(ConnectFailed):
 class TlsFailed(ConnectFailed):
     """Somebody listens there, and TLS could not be agreed on: perhaps it has none."""
 
-
-class CertificateRefused(TlsFailed):
-    """The server's certificate is not one that we trust for it."""
-
     def __init__(self, text: str, reason: str) -> None:
         super().__init__(text)
         self.reason = reason
-        """What is wrong with the certificate."""
+        """What went wrong, without where."""
+
+
+class CertificateRefused(TlsFailed):
+    """The server's certificate is not one that we trust for it; ``reason`` is its fault."""
 
 
 class PortInUse(RpcError):

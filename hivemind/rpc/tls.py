@@ -36,8 +36,9 @@ def client_tls(
     Raises:
         BadCertificate: a file is missing or not what it should be.
     """
-    context = ssl.create_default_context()
-    if ca is not None:
+    if ca is None:
+        context = ssl.create_default_context()
+    else:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         _trust(context, ca)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -81,6 +82,10 @@ def _names(certificate: Path, key: Path) -> list[str]:
             except ssl.SSLCertVerificationError as error:
                 raise BadCertificate(
                     f"no client would accept the certificate {certificate}: {error.verify_message}"
+                ) from error
+            except ssl.SSLError as error:
+                raise BadCertificate(
+                    f"TLS cannot be spoken with the certificate {certificate}: {error.reason}"
                 ) from error
     shown = client.getpeercert() or {}
     alternatives: Any = shown.get("subjectAltName", ())

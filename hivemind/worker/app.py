@@ -19,7 +19,7 @@ from hivemind.core.records import Capabilities, Vitals
 from hivemind.core.wording import one_line
 from hivemind.rpc.auth import Authenticator, InvalidToken, Principal
 from hivemind.rpc.contract.serving import with_reflection
-from hivemind.rpc.errors import NoGrpc, RpcError, TlsFailed
+from hivemind.rpc.errors import CertificateRefused, NoGrpc, RpcError, TlsFailed
 from hivemind.rpc.health import Health
 from hivemind.rpc.server import Server, open_listeners
 from hivemind.rpc.tls import client_tls
@@ -268,15 +268,17 @@ async def _join(
     while True:
         try:
             return await join(dial, folder, name=name, join_token=join_token)
-        except TlsFailed as error:
+        except CertificateRefused as error:
             raise NotTrusted(
                 f"{one_line(str(error))}: set tls_ca, or {TLS_CA_VARIABLE}, to a file with the "
-                "master's certificate if it has one, and take it away if it has none"
+                "master's certificate, and --master to a name that it is for"
             ) from error
         except RpcError as error:
             reason = one_line(str(error))
             if isinstance(error, NoGrpc) and dial.tls is None:
                 reason += "; if it is a master with a certificate, set tls_ca to a file with that"
+            elif isinstance(error, TlsFailed):
+                reason += "; if it is a master without a certificate, take tls_ca away"
         if reason != told:
             told = reason
             log.warning("master_not_reached", master=dial.address, reason=reason)
