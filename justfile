@@ -16,7 +16,7 @@ fmt:
     ruff format .
     ruff check --fix .
 
-# ruff, the Trio rules that ruff lacks, and the words that must not be in the tree
+# ruff, and the Trio rules that ruff lacks
 lint:
     ruff format --check .
     ruff check .
