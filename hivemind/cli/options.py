@@ -127,7 +127,7 @@ def program_options(function: F) -> F:
 
     def with_wish(operands: tuple[str, ...], **given: object) -> object:
         context = click.get_current_context()
-        if not operands:
+        if not operands or not (operands[0] or context.meta[_IS_COMMAND]):
             raise click.UsageError(
                 "nothing to run: give a file, a folder or an archive, or `-- COMMAND`", context
             )

@@ -62,8 +62,8 @@ def _spool(path: Path, limit_bytes: int) -> int:
             size += len(data)
             if size > limit_bytes:
                 raise CommandFailed(
-                    f"standard input is longer than {limit_bytes} bytes; put it into a folder with "
-                    "the program, or let the task fetch it"
+                    f"standard input is longer than {limit_bytes} bytes; compress it, or give it "
+                    "to several tasks in parts"
                 )
             file.write(data)
     return size

@@ -64,6 +64,9 @@ def program_from_path(
     Raises:
         BadProgram: it cannot be read, is empty or too large, has no entry, or is none of these.
     """
+    if not os.fspath(source):
+        # A path of no characters would mean the working folder, which nobody meant to send.
+        raise BadProgram("the path of what to run is empty; name a file or a folder")
     path = Path(source)
     _check_text((path.name, name, *args), env)
     wish = _Wish(tuple(args), ask, dict(env), name)

@@ -73,6 +73,7 @@ def test_the_version_is_the_distributions() -> None:
     [
         (["frobnicate"], "frobnicate"),
         (["run"], "nothing to run"),
+        (["run", ""], "nothing to run"),
         (["run", "--memory", "12Q", "a.py"], "'12Q' is not a size"),
         (["run", "--frobnicate", "a.py"], "--frobnicate"),
         (["wait"], "ID..."),

@@ -78,6 +78,7 @@ def test_variables_keep_everything_after_the_first_equals_sign(wish_of: Any) -> 
         ["--env", "1A=x", "a.py"],
         ["--frobnicate", "a.py"],
         [],
+        [""],
         ["--"],
     ],
 )

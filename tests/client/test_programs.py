@@ -235,6 +235,11 @@ def test_an_empty_command_is_refused() -> None:
             program_from_command(argv, ask=Ask(), env={})
 
 
+def test_an_empty_path_is_not_the_working_folder() -> None:
+    with pytest.raises(BadProgram, match="the path of what to run is empty"):
+        program_from_path("", ask=Ask(), env={})
+
+
 @pytest.mark.parametrize("text", ["\udcff", "a\0b"])
 def test_what_cannot_travel_as_text_is_refused(text: str) -> None:
     with pytest.raises(BadProgram):
