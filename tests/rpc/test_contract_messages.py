@@ -79,6 +79,7 @@ u63 = st.integers(0, 2**63 - 1)
 u64 = st.integers(0, 2**64 - 1)
 i32 = st.integers(-(2**31), 2**31 - 1)
 floats = st.floats(allow_nan=False)
+finite = st.floats(allow_nan=False, allow_infinity=False)
 blobs = st.binary(max_size=20)
 
 
@@ -254,13 +255,13 @@ worker_items = st.one_of(
     ),
     st.builds(
         Vitals,
-        cpu_percent=floats,
+        cpu_percent=finite,
         memory_used_bytes=u64,
         memory_total_bytes=u64,
-        load_1m=floats,
+        load_1m=finite,
         disk_free_bytes=u64,
         running=u32,
-        gpu_percent=floats,
+        gpu_percent=finite,
         gpu_memory_used_bytes=u64,
     ),
     st.builds(StartedReport, ref=refs, seq=u63),
