@@ -28,12 +28,13 @@ class Turns:
         self._clock = clock
         self._waiting: OrderedDict[Hashable, OrderedDict[trio.Event, None]] = OrderedDict()
         self._has_some = trio.Event()
+        self._called = 0
         self._spent_s = 0.0
         self._at_once = 1
 
     async def take(self, caller: Hashable) -> None:
         """Return when it is this caller's turn; what then takes long goes into `working`."""
-        if not self._waiting and self._spent_s < SLICE_S:
+        if not self._waiting and not self._called and self._spent_s < SLICE_S:
             return
         turn = trio.Event()
         mine = self._waiting.setdefault(caller, OrderedDict())
@@ -42,8 +43,9 @@ class Turns:
         try:
             await turn.wait()
         finally:
-            # Only where the wait was cancelled is it still there.
-            if turn in mine:
+            if turn.is_set():
+                self._called -= 1
+            else:
                 del mine[turn]
                 if not mine:
                     del self._waiting[caller]
@@ -83,4 +85,6 @@ class Turns:
         turn, _ = turns.popitem(last=False)
         if turns:
             self._waiting[caller] = turns
+        # Nobody who comes now begins before those who were called.
+        self._called += 1
         turn.set()

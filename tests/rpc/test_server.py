@@ -5,8 +5,10 @@ import struct
 from contextlib import AsyncExitStack
 from typing import Any
 
+import h2.events
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from hivemind.rpc._link import Link
 from hivemind.rpc.auth import Authenticator, Principal
@@ -216,6 +218,11 @@ async def test_calls_without_a_token_are_few_on_one_connection() -> None:
     async with serving([EchoService()], config=config) as at, raw_client(at.port) as client:
         for _ in range(3):
             await client.call("/hmtest.Echo/Unary")
+        # Calls that arrive together begin in no particular order.
+        client.h2.ping(b"and then")
+        await client.flush()
+        await client.hear(h2.events.PingAckReceived)
+        await wait_all_tasks_blocked()
         assert (await client.unary("/hmtest.Echo/Unary", Ping()))["grpc-status"] == "8"
         client.h2.reset_stream(1)
         await client.flush()
