@@ -26,7 +26,8 @@ LIMITS = "cgroup" if os.geteuid() == 0 else "best-effort"
 
 def clean_environment(**more: str) -> dict[str, str]:
     """The tests' own environment without anything that steers HiveMind."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("HIVEMIND_")}
+    steering = ("HIVEMIND_", "PYTHONUNBUFFERED")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(steering)}
     return kept | {"PYTHONDONTWRITEBYTECODE": "1"} | more
 
 

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from hivemind.cli.faults import complain
+from hivemind.cli.faults import complain, die_of_broken_pipe, unwritable
 from hivemind.cli.lazy import LazyGroup
 
 MISUSE = 2
@@ -68,7 +68,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
     _hold_standard_streams()
-    sys.exit(run_main(sys.argv[1:]))
+    sys.exit(_flushed(run_main(sys.argv[1:])))
 
 
 def _hold_standard_streams() -> None:
@@ -88,6 +88,30 @@ def _hold_standard_streams() -> None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
+def _flushed(status: int) -> int:
+    """The exit status, once what Python still holds back is written.
+
+    What cannot be written is told, and then dropped: the interpreter would try again at its end,
+    fail with a traceback and exit with a status of its own.
+    """
+    for stream, descriptor, name in (
+        (sys.stdout, 1, "standard output"),
+        (sys.stderr, 2, "standard error"),
+    ):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            die_of_broken_pipe()
+        except OSError as error:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.close(null)
+            if status == 0:
+                complain(str(unwritable(name, error)))
+                status = 1
+    return status
+
+
 def run_main(arguments: list[str]) -> int:
     """The exit status of one command line; never raises."""
     try:
@@ -104,6 +128,11 @@ def run_main(arguments: list[str]) -> int:
         return 1
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
+    except BrokenPipeError:
+        die_of_broken_pipe()
+    except OSError as error:  # click's own: it writes the help and the version
+        complain(str(unwritable("standard output", error)))
+        return 1
     except SystemExit as ending:  # click's own: completion is done, or nobody reads the help
         return ending.code if isinstance(ending.code, int) else 1
     return status if isinstance(status, int) else 0
