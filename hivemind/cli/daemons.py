@@ -158,11 +158,9 @@ def _serve(
     from hivemind.cli.faults import CommandFailed
     from hivemind.cli.log_setup import set_up_logs
     from hivemind.cli.serving import serve_until_signalled
-    from hivemind.settings.home import make_home
 
     set_up_logs(config.log_format, config.log_level)
     try:
-        make_home(config.home)
         return trio.run(serve_until_signalled, open_running)
     except* _foreseen() as group:
         failure: BaseException = group

@@ -110,13 +110,20 @@ def _local_host(listens_at: str) -> str:
 class Master:
     """A master that serves; made by ``open_master``."""
 
-    def __init__(self, config: MasterConfig, store: Store, policies: Policies) -> None:
+    def __init__(
+        self,
+        config: MasterConfig,
+        store: Store,
+        policies: Policies,
+        listeners: Sequence[trio.SocketListener],
+    ) -> None:
+        """The server takes the listeners over, and closes them."""
         self._config = config
         self._tls = _load_tls(config)
         self._store = store
         self._policies = policies
-        self._listeners: list[trio.SocketListener] = []
-        self.address = config.listen
+        self._listeners = list(listeners)
+        self.address = (config.listen[0], listeners[0].socket.getsockname()[1])
         """Where it serves: host and port."""
         self.bells = Bells()
         self.reactor = Reactor(store, rules=self.rules)
@@ -245,17 +252,6 @@ class Master:
 
     # --- services ---
 
-    async def listen(self) -> None:
-        """Take the address, before anything else is touched. Raises PortInUse."""
-        self._listeners = await open_listeners(*self._config.listen)
-        self.address = (self._config.listen[0], self._listeners[0].socket.getsockname()[1])
-
-    async def close_listeners(self) -> None:
-        """Give the address back, if no server has taken it over."""
-        listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            await listener.aclose()
-
     async def sweep(self) -> None:
         """Remove what a crash left behind: spools, and files that no row names."""
         await self._blobs.make()
@@ -334,18 +330,20 @@ async def open_master(config: MasterConfig) -> AsyncIterator[Master]:
     raised in the block.
     """
     policies = load_policies(config.home)
-    make_home(config.home)
-    async with open_sqlite_store(config.home / "master.db") as store:
-        master = Master(config, store, policies)
-        await master.listen()
-        try:
+    # Before the home is touched: an address that is taken leaves no half-made home behind.
+    listeners = await open_listeners(*config.listen)
+    try:
+        make_home(config.home)
+        async with open_sqlite_store(config.home / "master.db") as store:
+            master = Master(config, store, policies, listeners)
             await master.sweep()
             async with open_supervisor(master.services(), on_event=_log_event) as supervisor:
                 await supervisor.ready.wait()
                 yield master
-        finally:
-            with trio.move_on_after(1, shield=True):
-                await master.close_listeners()
+    finally:
+        with trio.move_on_after(1, shield=True):
+            for listener in listeners:
+                await listener.aclose()
 
 
 def _log_event(event: ServiceEvent) -> None:

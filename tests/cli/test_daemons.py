@@ -107,7 +107,7 @@ def test_logs_can_be_json_and_every_line_is(pool: Pool, tmp_path: Path) -> None:
         assert {"event", "level", "timestamp"} <= set(json.loads(line))
 
 
-def test_a_port_in_use_is_told(tmp_path: Path) -> None:
+def test_a_port_in_use_is_told_and_nothing_is_made(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         for daemon in ("up", "master"):
@@ -115,6 +115,7 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
             assert status == 1
             assert address in said
             assert "--listen" in said
+            assert not (tmp_path / daemon).exists()
 
 
 def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
