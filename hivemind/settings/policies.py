@@ -81,6 +81,10 @@ def _policy_files(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield path.stem, path
     except FileNotFoundError:
         return
+    except NotADirectoryError as error:
+        # A home that is no folder has no policies; whoever makes it says what is wrong with it.
+        if folder.parent.is_dir():
+            raise BadSetting(f"{folder} cannot be read: {error.strerror}") from error
     except OSError as error:
         raise BadSetting(f"{folder} cannot be read: {error.strerror}") from error
 
