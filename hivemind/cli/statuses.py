@@ -30,8 +30,13 @@ def verdict_on(task: Task) -> Verdict:
         case Reason.CPU_TIME_LIMIT:
             return Verdict(TIME_LIMIT, "CPU time limit reached")
         case Reason.OUT_OF_MEMORY:
-            limit = show_size(task.requirements.memory_bytes)
-            return Verdict(OUT_OF_MEMORY, f"out of memory at {limit}; give it more with --memory")
+            needs = task.requirements
+            limit = show_size(needs.memory_bytes + needs.scratch_bytes)
+            return Verdict(
+                OUT_OF_MEMORY,
+                f"out of memory at {limit} ({show_size(needs.memory_bytes)}, and"
+                f" {show_size(needs.scratch_bytes)} of scratch); give it more with --memory",
+            )
         case Reason.OUTPUT_LIMIT:
             return Verdict(
                 OUTPUT_LIMIT,

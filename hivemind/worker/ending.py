@@ -61,8 +61,13 @@ def _detail(reason: Reason, result: sandbox.Result, spec: TaskSpec) -> str:
         case Reason.SIGNALLED:
             return f"ended by {_signal_name(result.signal)}"
         case Reason.OUT_OF_MEMORY:
-            memory = sizes.show_size(spec.requirements.memory_bytes)
-            return f"memory limit of {memory} reached; ask for more with --memory"
+            needs = spec.requirements
+            held = sizes.show_size(needs.memory_bytes + needs.scratch_bytes)
+            return (
+                f"memory limit of {held} ({sizes.show_size(needs.memory_bytes)}, and"
+                f" {sizes.show_size(needs.scratch_bytes)} of scratch) reached;"
+                " ask for more with --memory"
+            )
         case Reason.TIME_LIMIT:
             limit = sizes.format_duration(spec.wall_s)
             return f"time limit of {limit} reached; ask for more with --time"

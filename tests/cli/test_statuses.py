@@ -42,7 +42,11 @@ def test_an_end_of_its_own_is_passed_on_without_a_word(task: Task, status: int) 
     [
         (_ended(TaskState.TIMED_OUT, Reason.TIME_LIMIT, 124), 124, "time limit of 90s"),
         (_ended(TaskState.FAILED, Reason.CPU_TIME_LIMIT, 137), 124, "CPU time limit"),
-        (_ended(TaskState.FAILED, Reason.OUT_OF_MEMORY, 137), 137, "out of memory at 64M"),
+        (
+            _ended(TaskState.FAILED, Reason.OUT_OF_MEMORY, 137),
+            137,
+            "out of memory at 576M (64M, and 512M of scratch)",
+        ),
         (_ended(TaskState.FAILED, Reason.OUTPUT_LIMIT, 137), 137, "output limit"),
         (_ended(TaskState.STOPPED, Reason.STOPPED, 143), 143, "stopped by bob"),
         (_ended(TaskState.STOPPED, None), 143, "stopped"),

@@ -41,7 +41,7 @@ def result(reason: sandbox.Reason, exit_code: int, number: int | None = None) ->
             result(sandbox.Reason.OUT_OF_MEMORY, 137),
             Outcome.FAILED,
             Reason.OUT_OF_MEMORY,
-            "memory limit of 256M reached; ask for more with --memory",
+            "memory limit of 768M (256M, and 512M of scratch) reached; ask for more with --memory",
         ),
         (
             result(sandbox.Reason.TIME_LIMIT, 124),
