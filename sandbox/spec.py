@@ -18,6 +18,7 @@ _MAX_FILES = 10_000
 _MAX_VARIABLES = 1_000
 _MAX_BINDS = 64
 _MAX_OUTPUTS = 64
+_MAX_DEVICES = 128
 _MAX_OUTPUT_CHARACTERS = 4096  # of all together: they travel in one datagram
 # One argument of execve may hold 128 KiB (MAX_ARG_STRLEN), all of them a quarter of the stack.
 _MAX_ARGUMENT_BYTES = (128 << 10) - 1
@@ -49,7 +50,9 @@ class Limits:
         scratch_bytes: size of /task.
         scratch_inodes: files and folders in /task.
         tmp_bytes: size of /tmp.
+        tmp_inodes: files and folders in /tmp; None for one for each 4 KiB of its size.
         shm_bytes: size of /dev/shm.
+        shm_inodes: files in /dev/shm; None as for /tmp.
         pids: processes and threads at once.
         cpus: share of processors, 0.5 being half of one.
         wall_s: seconds from start to end, staging included.
@@ -63,7 +66,13 @@ class Limits:
     scratch_bytes: int = attrs.field(default=1024 * _MIB, validator=_at_least(4096))
     scratch_inodes: int = attrs.field(default=100_000, validator=_at_least(16))
     tmp_bytes: int = attrs.field(default=64 * _MIB, validator=_at_least(4096))
+    tmp_inodes: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_at_least(16))
+    )
     shm_bytes: int = attrs.field(default=64 * _MIB, validator=_at_least(4096))
+    shm_inodes: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_at_least(16))
+    )
     pids: int = attrs.field(default=256, validator=_at_least(8))
     cpus: float = attrs.field(default=1.0, validator=_positive)
     wall_s: float = attrs.field(default=3600.0, validator=_positive)
@@ -96,6 +105,12 @@ def _check_text(what: str, text: str) -> None:
         raise BadSpec(f"{what} is not valid text") from None
     if size_bytes > _MAX_ARGUMENT_BYTES:
         raise BadSpec(f"{what} is longer than {_MAX_ARGUMENT_BYTES} bytes")
+
+
+def _check_device(path: str) -> None:
+    if not path.startswith("/dev/"):
+        raise BadSpec(f"a device must be an absolute path below /dev: {path!r}")
+    _check_relative("a device", path[1:])
 
 
 @attrs.frozen(kw_only=True)
@@ -164,6 +179,17 @@ class Spec:
         python: the interpreter found as python3; None for `find_python()`.
         output_dir: a folder of /task that is made before the start; what lies in it afterwards is
             what `Run.collect` writes.
+        network: "none" for no sockets but UNIX ones, "loopback" for a network of its own that leads
+            nowhere, "full" for the machine's own network, its loopback included.
+        seccomp: "deny-list" refuses what programs do not need; "allow-list" allows what Docker's
+            default profile does, and refuses all else.
+        root: a folder that holds another root file system (usr, bin, lib, ...), seen read-only in
+            place of the host's; None for the host's /usr. Its own /etc is used, where it has one.
+        devices: device nodes of the host below /dev that the task may open, under the same names.
+        tenant: whose run this is, in any words of the caller's. Runs of one tenant may follow each
+            other in one cell, where the pool keeps cells; None for a sandbox that is never shared.
+        warm_python: whether a Python script of a tenant may start from an interpreter that its cell
+            keeps warm, instead of executing a new one.
         outputs: more files and folders of /task that `Run.collect` writes, under their own paths;
             where the output folder has something of that name, its own counts.
     """
@@ -175,7 +201,12 @@ class Spec:
     archive: Archive | None = None
     stdin: Path | None = None
     binds: tuple[ReadOnlyBind, ...] = ()
-    network: Literal["none"] = "none"
+    network: Literal["none", "loopback", "full"] = "loopback"
+    seccomp: Literal["deny-list", "allow-list"] = "deny-list"
+    root: Path | None = None
+    devices: tuple[Path, ...] = ()
+    tenant: str | None = None
+    warm_python: bool = True
     python: Python | None = None
     output_dir: str = "output"
     outputs: tuple[str, ...] = ()
@@ -189,8 +220,14 @@ class Spec:
             if not name or "=" in name:
                 raise BadSpec(f"not a variable's name: {name!r}")
             _check_text("a variable", f"{name}={value}")
-        if self.network != "none":
+        if self.network not in ("none", "loopback", "full"):
             raise BadSpec(f"there is no network mode {self.network!r}")
+        if self.seccomp not in ("deny-list", "allow-list"):
+            raise BadSpec(f"there is no seccomp mode {self.seccomp!r}")
+        if self.root is not None and not self.root.is_absolute():
+            raise BadSpec(f"the root file system must be an absolute path: {str(self.root)!r}")
+        for device in self.devices:
+            _check_device(str(device))
         _check_relative("the output folder", self.output_dir)
         for path in self.outputs:
             _check_relative("an output", path)
@@ -200,6 +237,7 @@ class Spec:
             ("staged files", len(self.files), _MAX_FILES),
             ("variables", len(self.env), _MAX_VARIABLES),
             ("binds", len(self.binds), _MAX_BINDS),
+            ("devices", len(self.devices), _MAX_DEVICES),
             ("outputs", len(self.outputs), _MAX_OUTPUTS),
         ):
             if count > most:
