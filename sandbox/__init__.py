@@ -29,7 +29,7 @@ from sandbox.errors import (
 from sandbox.pool import Pool, PoolConfig, open_pool, run, run_in
 from sandbox.probe import probe
 from sandbox.python import Python, find_python
-from sandbox.result import Chunk, Collected, CompletedRun, Reason, Result, Stream, Usage
+from sandbox.result import Chunk, Collected, CompletedRun, Reason, Result, Start, Stream, Usage
 from sandbox.run import Run
 from sandbox.spec import Archive, Limits, ReadOnlyBind, Spec, StagedFile
 
@@ -54,6 +54,7 @@ __all__ = [
     "SetupFailed",
     "Spec",
     "StagedFile",
+    "Start",
     "Stream",
     "Unavailable",
     "Usage",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sandbox.controllers import OVERHEAD_PIDS
+from sandbox.controllers import CELL_OVERHEAD_PIDS, OVERHEAD_PIDS
 from sandbox.machine import kernel_version
 from sandbox.python import find_python
 from sandbox.spec import Limits, Spec
@@ -14,7 +14,9 @@ _PROCESSES_PER_NAMESPACE = (5, 14)
 _LEAST_INODES = 64
 
 
-def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
+def describe(
+    spec: Spec, *, with_cgroup: bool, overhead_pids: int = OVERHEAD_PIDS
+) -> dict[str, Any]:
     """Describe a run. Paths of the host become absolute, and the environment whole."""
     limits = spec.limits
     python = spec.python or find_python()
@@ -37,7 +39,7 @@ def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
             "file_bytes": limits.file_bytes,
             "cpu_s": limits.cpu_s,
         },
-        "without_cgroup": None if with_cgroup else _without_cgroup(limits),
+        "without_cgroup": None if with_cgroup else _without_cgroup(limits, overhead_pids),
         "quotas": [
             ("task", limits.scratch_bytes, limits.scratch_inodes),
             ("tmp", limits.tmp_bytes, _inodes(limits.tmp_bytes)),
@@ -53,11 +55,19 @@ def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
     }
 
 
-def _without_cgroup(limits: Limits) -> dict[str, int]:
+def describe_in_cell(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
+    """Describe a run for a launcher, which gets its sources as open files."""
+    described = describe(spec, with_cgroup=with_cgroup, overhead_pids=CELL_OVERHEAD_PIDS)
+    described["files"] = [(file.name, file.mode) for file in spec.files]
+    del described["binds"]
+    return described
+
+
+def _without_cgroup(limits: Limits, overhead_pids: int) -> dict[str, int]:
     return {
         # A backstop behind the watchdog, with room for the stacks of threads.
         "data_bytes": 2 * limits.memory_bytes,
-        "processes": limits.pids + OVERHEAD_PIDS,
+        "processes": limits.pids + overhead_pids,
         "count_per_namespace": kernel_version() >= _PROCESSES_PER_NAMESPACE,
     }
 
