@@ -62,7 +62,9 @@ class CellKind:
     @property
     def env(self) -> dict[str, str]:
         """The variables of its launcher."""
-        return {"HOME": "/task", "LANG": "C.UTF-8", **dict(self.python.env)}
+        # Symbols bound at the start need not be bound, and their pages copied, in every fork.
+        eager = {"LD_BIND_NOW": "1"}
+        return {"HOME": "/task", "LANG": "C.UTF-8", **eager, **dict(self.python.env)}
 
     @property
     def binds(self) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -21,16 +22,21 @@ def main() -> None:
     kind, descriptor = sys.argv[1], int(sys.argv[2])
     from sandbox.launcher import serve
 
-    warm = None
     if kind == "warm":
-        from sandbox.launcher import warm as warm
+        from sandbox.launcher import warm
 
         warm.preload()
+    # What is never freed need not be looked at again, which would have forks copy its pages.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
     link = socket.socket(fileno=descriptor)
     link.set_inheritable(False)
     start = serve.Launcher(link).serve()
-    if start is None or warm is None:
+    if start is None:
         os._exit(0)  # the pool closed its end
+    from sandbox.launcher import warm
+
     warm.become(start.argv, start.env)
 
 
