@@ -16,7 +16,7 @@ import trio
 from sandbox.cell_cgroup import CellCgroup, no_entrance
 from sandbox.errors import SetupFailed
 from sandbox.link import SpawnerLink
-from sandbox.python import Python, find_python
+from sandbox.python import Python
 from sandbox.spawner import seccomp
 from sandbox.spec import Spec
 
@@ -53,11 +53,16 @@ class CellKind:
     network: Literal["none", "loopback", "full"] = "loopback"
 
     @classmethod
-    def of(cls, spec: Spec) -> CellKind | None:
-        """The kind of cell that a run fits; None where it needs a sandbox of its own."""
+    def of(cls, spec: Spec, python: Python) -> CellKind | None:
+        """The kind of cell that a run fits; None where it needs a sandbox of its own.
+
+        Args:
+            spec: the run's.
+            python: the interpreter of those that name none.
+        """
         if spec.tenant is None or spec.binds or spec.devices or spec.root is not None:
             return None
-        return cls(python=spec.python or find_python(), seccomp=spec.seccomp, network=spec.network)
+        return cls(python=spec.python or python, seccomp=spec.seccomp, network=spec.network)
 
     @property
     def env(self) -> dict[str, str]:
@@ -98,7 +103,6 @@ class Cell:
         self.gone = trio.Event()
         self.launcher: SpawnerLink | None = None
         self.warm: SpawnerLink | None = None
-        self.pid_overhead = 0
         self.on_gone: Callable[[], None] = _nothing
         self.on_out_of_memory: Callable[[], None] = _nothing
         self._uid = uid
@@ -107,6 +111,14 @@ class Cell:
         self._number = spawner.new_id()
         self._pidfd = -1
         self._sockets: list[socket.socket] = []
+
+    @property
+    def overhead_pids(self) -> int:
+        """Processes that count against a run's limit where there is no cgroup.
+
+        The cell's init, its launcher and perhaps a warm interpreter, and the run's own init.
+        """
+        return 3 if self.warm is None else 4
 
     def kill(self) -> None:
         """Kill all of it; `gone` says when nothing is left."""

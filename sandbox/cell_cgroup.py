@@ -16,9 +16,10 @@ from typing import Protocol
 import attrs
 
 from sandbox.cgroups import PoolCgroup, RunCgroup
-from sandbox.controllers import CELL_OVERHEAD_PIDS, quota_us
+from sandbox.controllers import quota_us
 from sandbox.spec import Limits
 
+_INIT_PIDS = 1  # each run has an init of its own
 # What a launcher and its warm interpreter need to start; a run's own limits replace it.
 _START = Limits(memory_bytes=256 << 20, scratch_bytes=4096, tmp_bytes=4096, shm_bytes=4096, pids=16)
 
@@ -179,7 +180,9 @@ class SharedCgroup:
         os.pwrite(self._files["memory"], memory, 0)
         if both is not None:
             os.pwrite(both, memory, 0)
-        os.pwrite(self._files["pids_max"], str(limits.pids + CELL_OVERHEAD_PIDS).encode(), 0)
+        os.pwrite(
+            self._files["pids_max"], str(limits.pids + self._own_pids + _INIT_PIDS).encode(), 0
+        )
         os.pwrite(self._files["quota"], str(quota_us(limits)).encode(), 0)
 
     def _cpu_s(self) -> float:

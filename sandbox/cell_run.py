@@ -26,6 +26,7 @@ _CLEANUP_S = 30.0
 _LAUNCHER_S = 5.0
 _INLINE_BYTES = 32 << 10  # a datagram may hold 208 KiB, SO_SNDBUF's default
 _LEAST_CPU_CHECK_S = 0.05
+_FIELD_CHARACTERS = 16
 _ANSWERED = 2  # the pidfd of the run's init, and its /task
 
 
@@ -155,13 +156,17 @@ class CellRun(Run):
     # Start.
 
     def _describe(self, given: contextlib.ExitStack) -> tuple[dict[str, Any], list[int]]:
-        fields = describe_in_cell(self._spec, with_cgroup=self._cell.cgroup is not None)
-        data = json.dumps(fields).encode()
-        if len(data) <= _INLINE_BYTES:
+        fields = describe_in_cell(
+            self._spec,
+            with_cgroup=self._cell.cgroup is not None,
+            python=self._cell.kind.python,
+            overhead_pids=self._cell.overhead_pids,
+        )
+        if _is_short(self._spec):
             return fields, []
         body = os.memfd_create("run", os.MFD_CLOEXEC)
         given.callback(os.close, body)
-        write_file(body, data)
+        write_file(body, json.dumps(fields).encode())
         return {"body_follows": True}, [body]
 
     def _open_source(self, path: Path, given: contextlib.ExitStack) -> int:
@@ -257,6 +262,15 @@ class CellRun(Run):
 
 def _nothing() -> None:
     """What there is to do between runs."""
+
+
+def _is_short(spec: Spec) -> bool:
+    """Whether its description surely fits a datagram, each character taking six at most."""
+    characters = (
+        sum(map(len, spec.argv)) + sum(map(len, spec.env)) + sum(map(len, spec.env.values()))
+    )
+    characters += sum(len(file.name) + _FIELD_CHARACTERS for file in spec.files)
+    return 6 * characters <= _INLINE_BYTES
 
 
 def _sources(spec: Spec) -> list[Path]:

@@ -11,7 +11,6 @@ from sandbox.cell import Cell, CellKind, CellRules
 from sandbox.cell_cgroup import CellCgroup
 from sandbox.errors import SetupFailed
 from sandbox.link import SpawnerLink
-from sandbox.spec import Spec
 
 _REFUSED_FOR_S = 30.0
 _LOOK_EVERY_S = 1.0
@@ -46,22 +45,22 @@ class Cells:
         self._parking = trio.Event()
         self.closing = False
 
-    async def take(self, spec: Spec, *, warm: bool) -> Cell | None:
-        """A cell for this run, which is its tenant's from now on; None where none can be had.
+    async def take(self, kind: CellKind, tenant: str, *, warm: bool) -> Cell | None:
+        """A cell for one run, which is its tenant's from now on; None where none can be had.
 
         To be given back with `give_back`.
         """
-        kind = CellKind.of(spec)
-        if kind is None or self.closing or self._is_refused(kind):
+        if self.closing or self._is_refused(kind):
             return None
-        cell = self._take_idle(kind, spec.tenant) or self._take_idle(kind, None)
+        cell = self._take_idle(kind, tenant) or self._take_idle(kind, None)
         if cell is None:
             cell = await self._make(kind, warm=warm)
         if cell is None:
             return None
-        cell.tenant = spec.tenant
+        if cell.tenant is None:
+            cell.tenant = tenant
+            self._wake_parking()
         cell.runs += 1
-        self._wake_parking()
         try:
             if warm and cell.warm is None:
                 await cell.open_warm()

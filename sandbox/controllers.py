@@ -15,7 +15,6 @@ from sandbox.spec import Limits
 
 _PERIOD_US = 100_000
 OVERHEAD_PIDS = 2  # bubblewrap outside and its init inside
-CELL_OVERHEAD_PIDS = 5  # those, the cell's launcher and its warm interpreter, and a run's own init
 # v1 counts what lies in TCP and UDP sockets apart from the rest, and only once it has a limit of
 # its own: without one, 300 sockets on loopback held 1.2 GB under a memory limit of 64 MiB.
 _SOCKET_BYTES = 64 << 20

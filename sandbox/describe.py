@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sandbox.controllers import CELL_OVERHEAD_PIDS, OVERHEAD_PIDS
+from sandbox.controllers import OVERHEAD_PIDS
 from sandbox.machine import kernel_version
-from sandbox.python import find_python
+from sandbox.python import Python, find_python
 from sandbox.spec import Limits, Spec
 
 _INODE_BYTES = 4096
@@ -15,11 +15,15 @@ _LEAST_INODES = 64
 
 
 def describe(
-    spec: Spec, *, with_cgroup: bool, overhead_pids: int = OVERHEAD_PIDS
+    spec: Spec,
+    *,
+    with_cgroup: bool,
+    python: Python | None = None,
+    overhead_pids: int = OVERHEAD_PIDS,
 ) -> dict[str, Any]:
     """Describe a run. Paths of the host become absolute, and the environment whole."""
     limits = spec.limits
-    python = spec.python or find_python()
+    python = python or spec.python or find_python()
     binds = [(str(bind.source.absolute()), str(bind.target)) for bind in spec.binds]
     if python.prefix is not None:
         binds.append((str(python.prefix), str(python.target)))
@@ -55,9 +59,11 @@ def describe(
     }
 
 
-def describe_in_cell(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
+def describe_in_cell(
+    spec: Spec, *, with_cgroup: bool, python: Python, overhead_pids: int
+) -> dict[str, Any]:
     """Describe a run for a launcher, which gets its sources as open files."""
-    described = describe(spec, with_cgroup=with_cgroup, overhead_pids=CELL_OVERHEAD_PIDS)
+    described = describe(spec, with_cgroup=with_cgroup, python=python, overhead_pids=overhead_pids)
     described["files"] = [(file.name, file.mode) for file in spec.files]
     del described["binds"]
     return described

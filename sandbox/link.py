@@ -19,6 +19,7 @@ import trio
 
 from sandbox.bubblewrap import Bubblewrap
 from sandbox.errors import BadArchive, BadSpec, Finding, SandboxError, SetupFailed, Unavailable
+from sandbox.spawner.datagrams import receive
 
 _MESSAGE_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 2
@@ -99,8 +100,7 @@ class SpawnerLink:
         awaited = self._expect(number, op)
         data = json.dumps({"id": number, "op": op, **fields}).encode()
         try:
-            async with self._sending:
-                await self._send(data, fds)
+            await self._send(data, fds)
             await awaited.arrived.wait()
         except BaseException:
             if awaited.answer is not None:
@@ -161,25 +161,26 @@ class SpawnerLink:
 
     async def _send(self, data: bytes, fds: list[int]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        while True:
-            await trio.lowlevel.checkpoint()
-            try:
-                self._link.sendmsg([data], ancillary)
-            except BlockingIOError:
+        if self._try_send(data, ancillary):
+            return
+        async with self._sending:
+            while not self._try_send(data, ancillary):
                 await trio.lowlevel.wait_writable(self._link)
-            except OSError as error:
-                raise SetupFailed(self._peer_gone) from error
-            else:
-                return
+
+    def _try_send(self, data: bytes, ancillary: list[tuple[int, int, array.array[int]]]) -> bool:
+        try:
+            self._link.sendmsg([data], ancillary)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise SetupFailed(self._peer_gone) from error
+        return True
 
     async def receive(self) -> Answer | None:
         """The next message, or None when the spawner has closed its end."""
         while True:
-            await trio.lowlevel.checkpoint()
             try:
-                data, fds, _, _ = socket.recv_fds(
-                    self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-                )
+                data, fds = receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
             except BlockingIOError:
                 with contextlib.suppress(trio.ClosedResourceError):
                     await trio.lowlevel.wait_readable(self._link)

@@ -99,6 +99,7 @@ class Pool:
         self._watchdog = watchdog
         self._deadlines = deadlines
         self._cells = cells
+        self._python = find_python()
         self._put_free, self._free = trio.open_memory_channel[int](config.slots)
         for slot in range(config.slots):
             self._put_free.send_nowait(slot)
@@ -115,7 +116,10 @@ class Pool:
             BadSpec, BadArchive: an input cannot be used.
             SetupFailed: the sandbox could not be made, or not be cleaned up.
         """
-        slot = await self._free.receive()
+        try:
+            slot = self._free.receive_nowait()
+        except trio.WouldBlock:
+            slot = await self._free.receive()
         opened = _Opened()
         try:
             if spec.tenant is not None:
@@ -129,15 +133,16 @@ class Pool:
 
     def park(self) -> None:
         """Begin to keep cells ready for tenants that have none yet, as the rules say."""
-        kind = CellKind.of(Spec(argv=("true",), tenant="any"))
-        if kind is not None and self.config.cells.parked:
-            self._cells.park(kind)
+        if self.config.cells.parked:
+            self._cells.park(CellKind(python=self._python))
 
     async def _start_in_cell(self, spec: Spec, opened: _Opened) -> None:
         """Start it in a cell; where that cannot be, nothing is opened and nothing of it ran."""
-        interpreter = (spec.python or find_python()).interpreter
-        warm = spec.warm_python and can_start(spec.argv, spec.env, interpreter)
-        cell = await self._cells.take(spec, warm=warm)
+        kind = CellKind.of(spec, self._python)
+        if kind is None or spec.tenant is None:
+            return
+        warm = spec.warm_python and can_start(spec.argv, spec.env, kind.python.interpreter)
+        cell = await self._cells.take(kind, spec.tenant, warm=warm)
         if cell is None:
             return
         opened.cell = cell

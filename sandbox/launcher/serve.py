@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from sandbox.launcher import confine, init
 from sandbox.spawner import linux
+from sandbox.spawner.datagrams import receive
 
 _MESSAGE_BYTES = 1 << 17
 _MAX_DESCRIPTORS = 253  # SCM_MAX_FD
@@ -44,9 +45,7 @@ class Launcher:
             None at that end; in the process of a Python task, what it is to become.
         """
         while True:
-            data, descriptors, _, _ = socket.recv_fds(
-                self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-            )
+            data, descriptors = receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
             if not data:
                 return None
             message = json.loads(data)

@@ -17,6 +17,7 @@ import socket
 from typing import Any
 
 from sandbox.spawner import cell, child, collect, house, linux, seccomp
+from sandbox.spawner.datagrams import receive
 
 _MESSAGE_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 32
@@ -45,9 +46,7 @@ class Spawner:
                     return
 
     def _answer_one(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(
-            self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        data, descriptors = receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
         if not data:
             return False
         message = json.loads(data)
