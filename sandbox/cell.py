@@ -227,7 +227,11 @@ class Cell:
                 raise SetupFailed(f"{error}: {' '.join(told.split())}") from error
 
     def _configuration(self, *, fork: bool) -> dict[str, Any]:
-        program = seccomp.build_filter(platform.machine())
+        program = seccomp.build_filter(
+            platform.machine(),
+            mode=self.kind.seccomp,
+            families="unix" if self.kind.network == "none" else "inet",
+        )
         return {"fork": fork, "filter": program.hex()}
 
     def _new_link(self) -> tuple[SpawnerLink, socket.socket]:

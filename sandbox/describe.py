@@ -55,6 +55,7 @@ def describe(
         ],
         "archive": archive,
         "binds": binds,
+        "seccomp": spec.seccomp,
         "output_dir": spec.output_dir,
     }
 

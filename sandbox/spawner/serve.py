@@ -31,7 +31,9 @@ class Spawner:
         self._as_root: bool = config["as_root"]
         self._bwrap_path = bwrap_path
         self._package = config["package"]
-        self._filter = seccomp.build_filter(platform.machine())
+        self._filters = {
+            mode: seccomp.build_filter(platform.machine(), mode=mode) for mode in seccomp.MODES
+        }
         self._children: dict[int, tuple[int, int]] = {}  # pidfd: (pid, id)
         self._poll = select.poll()
         self._poll.register(link, select.POLLIN)
@@ -90,7 +92,7 @@ class Spawner:
             child.become_sandbox(
                 start,
                 bwrap_path=self._bwrap_path,
-                filter_program=self._filter,
+                filter_program=self._filters[start["seccomp"]],
                 as_root=self._as_root,
                 slot=slot,
                 uid=uid,
