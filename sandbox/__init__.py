@@ -17,6 +17,7 @@ Begin reading at `pool` (what is offered), then `run` (the way of one run), then
 process that makes the sandboxes). README.md has the threat model and what each limit does.
 """
 
+from sandbox.cell import CellRules
 from sandbox.errors import (
     BadArchive,
     BadSpec,
@@ -37,6 +38,7 @@ __all__ = [
     "Archive",
     "BadArchive",
     "BadSpec",
+    "CellRules",
     "Chunk",
     "CollectFailed",
     "Collected",

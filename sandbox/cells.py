@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 
 import trio
@@ -43,6 +44,7 @@ class Cells:
         self._refused: dict[CellKind, float] = {}
         self._parked_kind: CellKind | None = None
         self._parking = trio.Event()
+        self._alive = 0
         self.closing = False
 
     async def take(self, kind: CellKind, tenant: str, *, warm: bool) -> Cell | None:
@@ -93,7 +95,7 @@ class Cells:
             self._parking = trio.Event()
             await self._end_old()
             await self._park()
-            with trio.move_on_after(_LOOK_EVERY_S if self._idle else float("inf")):
+            with trio.move_on_after(_LOOK_EVERY_S if self._alive else math.inf):
                 await self._parking.wait()
 
     async def close(self) -> None:
@@ -141,21 +143,27 @@ class Cells:
             nursery=self._nursery,
             cgroup=None if self._new_cgroup is None else self._new_cgroup(),
         )
+        self._alive += 1
+        self._wake_parking()
         try:
             await cell.open(warm=warm)
         except SetupFailed:
             # Not tried again at once: the same will be missing. Runs go without meanwhile.
             self._refused[kind] = trio.current_time() + _REFUSED_FOR_S
-            self._free.append(place)
+            self._give_up(place)
             return None
         except BaseException:
-            self._free.append(place)
+            self._give_up(place)
             raise
         return cell
 
     async def _end(self, cell: Cell) -> None:
         await cell.close()
-        self._free.append(cell.slot)
+        self._give_up(cell.slot)
+
+    def _give_up(self, place: int) -> None:
+        self._alive -= 1
+        self._free.append(place)
 
     # Ahead and afterwards.
 

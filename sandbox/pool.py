@@ -64,7 +64,7 @@ class PoolConfig:
 
     @property
     def cell_places(self) -> int:
-        """How many cells there may be: for every slot one in use and one at rest, and the parked."""
+        """How many cells there may be: in use and at rest one for every slot each, and parked."""
         return 2 * self.slots + self.cells.parked
 
 
@@ -108,9 +108,9 @@ class Pool:
     async def open_run(self, spec: Spec) -> AsyncIterator[Run]:
         """Wait for a free slot, stage the inputs and start.
 
-        A run of a tenant starts in a cell of its own, where one can be had; all others, and it where
-        none can, in a sandbox made for it alone. Leaving kills whatever is left of the run and
-        returns when nothing is.
+        A run of a tenant starts in a cell, where one can be had; without one, and without a tenant,
+        in a sandbox made for it alone. Leaving kills whatever is left of the run and returns when
+        nothing is.
 
         Raises:
             BadSpec, BadArchive: an input cannot be used.
@@ -130,6 +130,11 @@ class Pool:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
                 await self._close(opened)
                 self._put_free.send_nowait(slot)
+
+    @property
+    def parked(self) -> int:
+        """How many cells are ready for tenants that have none yet."""
+        return self._cells.count_parked()
 
     def park(self) -> None:
         """Begin to keep cells ready for tenants that have none yet, as the rules say."""

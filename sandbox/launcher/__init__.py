@@ -13,6 +13,6 @@ Modules, in the order of one run:
 - `confine` holds what it gives up and mounts, `command` how a command is found and executed;
 - `warm` makes a fork of the warm interpreter behave like a new one.
 
-Nothing of the host is visible from here, and no task of the cell's can see this process: it lives in
-a pid namespace above theirs, and what it mounted for itself is covered before a task begins.
+Nothing of the host is visible from here, and no task of the cell's can see this process: it lives
+in a pid namespace above theirs, and what it mounted for itself is covered before a task begins.
 """

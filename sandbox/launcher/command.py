@@ -1,5 +1,8 @@
 """Finding and executing a command as a shell's `exec "$@"` does, with the same exit codes."""
 
+# Plain strings throughout; pathlib would slow the start.
+# ruff: noqa: PTH116, PTH118
+
 from __future__ import annotations
 
 import errno

@@ -96,7 +96,8 @@ class Init:
                 confine.limit_without_cgroup(message["without_cgroup"])
             files = [
                 (descriptor, name, mode)
-                for descriptor, (name, mode) in zip(descriptors[3:], message["files"])
+                # The archive, if there is one, is the last descriptor. (Python 3.9 has no strict.)
+                for descriptor, (name, mode) in zip(descriptors[3:], message["files"])  # noqa: B905
             ]
             archive = descriptors[-1] if message["archive"] is not None else None
             stage.stage(stage.Inputs(files, archive), "/task", message)

@@ -1,5 +1,8 @@
 """Start of a launcher: `python3 main.py KIND SOCKET`, KIND being `exec` or `warm`."""
 
+# Plain strings throughout; pathlib would slow the start.
+# ruff: noqa: PTH100, PTH120
+
 from __future__ import annotations
 
 import gc

@@ -1,7 +1,8 @@
 """The launcher's loop: one run at a time, from the pool's message to the last process's end.
 
-Messages are JSON objects, one per datagram of a SOCK_SEQPACKET socket, with descriptors beside them;
-a long one comes in a memory file. The run's own init answers `start`, the launcher tells the end.
+Messages are JSON objects, one per datagram of a SOCK_SEQPACKET socket, with descriptors beside
+them; a long one comes in a memory file. The run's own init answers `start`, the launcher tells the
+end.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The process that becomes a cell: bubblewrap around a launcher, for the runs of one tenant.
 
-It begins as a run does: born in a pid namespace of its own, in its cgroup, under the slot's uid, with
-an empty environment. What differs is inside: the launcher keeps the capability to make namespaces
-and mounts in the sandbox's own user namespace, and no filter is set, for its runs get theirs.
+It begins as a run does: born in a pid namespace of its own, in its cgroup, under the slot's uid,
+with an empty environment. What differs is inside: the launcher keeps the capability to make
+namespaces and mounts in the sandbox's own user namespace, and no filter is set, for its runs get
+theirs.
 """
 
 # Descriptors and plain strings throughout; pathlib would slow the start.
@@ -113,7 +114,8 @@ def become_cell(
         child._arrange_descriptors_at((null, null, null, args, report, link))
         report = _STATUS_FD
         words = [bwrap_path, "--args", str(_ARGS_FD), "--", start["python"], "-I", "-S"]
-        os.execve(bwrap_path, [*words, f"{_INSIDE}/launcher/main.py", "exec", str(_LINK_FD)], {})
+        words += [f"{_INSIDE}/launcher/main.py", "exec", str(_LINK_FD)]
+        os.execve(bwrap_path, words, {})  # noqa: S606
     except Exception as error:
         child._fail(report, "setup", f"{type(error).__name__}: {error}")
     finally:

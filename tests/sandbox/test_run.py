@@ -9,7 +9,15 @@ import trio
 
 import sandbox
 from sandbox import Reason, Stream
-from tests.sandbox.conftest import cgroup_folders, limits, processes_with, python, shell, unique
+from tests.sandbox.conftest import (
+    InCells,
+    cgroup_folders,
+    limits,
+    processes_with,
+    python,
+    shell,
+    unique,
+)
 
 
 async def test_output_exit_code_and_usage_of_a_simple_program(any_pool: sandbox.Pool) -> None:
