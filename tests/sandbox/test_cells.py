@@ -27,7 +27,7 @@ from tests.sandbox.conftest import (
 )
 
 _LAUNCHER = "/tmp/launcher/main.py"
-_WHICH_CELL = "stat -c %z /dev"  # made with the cell, at a time that no other was
+_WHICH_CELL = "stat -c %.Z /dev"  # made with the cell, at a time that no other was
 
 
 @contextlib.asynccontextmanager
