@@ -288,16 +288,20 @@ async def _join(
 
 @asynccontextmanager
 async def _open_sandboxes(config: WorkerConfig, slots: int) -> AsyncIterator[sandbox.Pool]:
-    wanted = sandbox.PoolConfig(
+    try:
+        async with sandbox.open_pool(_pool_config(config, slots)) as pool:
+            yield pool
+    except sandbox.Unavailable as error:
+        raise SandboxUnavailable(_what_is_missing(error, config)) from error
+
+
+def _pool_config(config: WorkerConfig, slots: int) -> sandbox.PoolConfig:
+    """What the pool of sandboxes is told; the one place for it."""
+    return sandbox.PoolConfig(
         limits="cgroup" if config.limits == "cgroup" else "best-effort",
         slots=slots,
         cgroup_parent="hivemind",
     )
-    try:
-        async with sandbox.open_pool(wanted) as pool:
-            yield pool
-    except sandbox.Unavailable as error:
-        raise SandboxUnavailable(_what_is_missing(error, config)) from error
 
 
 def _what_is_missing(error: sandbox.Unavailable, config: WorkerConfig) -> str:
