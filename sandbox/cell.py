@@ -20,6 +20,7 @@ from sandbox.python import Python
 from sandbox.spawner import seccomp
 from sandbox.spec import Spec
 
+_MOST_PARKED = 1024
 _READY_S = 20.0
 _GONE_S = 10.0
 _PEER_GONE = "the launcher of its cell ended while it ran: try it again"
@@ -41,7 +42,9 @@ class CellRules:
     max_runs: int = attrs.field(default=1000, validator=attrs.validators.ge(1))
     max_age_s: float = attrs.field(default=600.0, validator=attrs.validators.gt(0))
     idle_s: float = attrs.field(default=60.0, validator=attrs.validators.gt(0))
-    parked: int = attrs.field(default=0, validator=attrs.validators.ge(0))
+    parked: int = attrs.field(
+        default=0, validator=[attrs.validators.ge(0), attrs.validators.le(_MOST_PARKED)]
+    )
 
 
 @attrs.frozen(kw_only=True)

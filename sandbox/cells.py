@@ -47,22 +47,27 @@ class Cells:
         self._alive = 0
         self.closing = False
 
-    async def take(self, kind: CellKind, tenant: str, *, warm: bool) -> Cell | None:
+    async def take(
+        self, kind: CellKind, tenant: str, *, warm: bool, reuse: bool = True
+    ) -> Cell | None:
         """A cell for one run, which is its tenant's from now on; None where none can be had.
+
+        Without `reuse` it is one that was made ahead, and it ends with this run.
 
         To be given back with `give_back`.
         """
         if self.closing or self._is_refused(kind):
             return None
-        cell = self._take_idle(kind, tenant) or self._take_idle(kind, None)
-        if cell is None:
+        cell = self._take_idle(kind, tenant) if reuse else None
+        cell = cell or self._take_idle(kind, None)
+        if cell is None and reuse:
             cell = await self._make(kind, warm=warm)
         if cell is None:
             return None
         if cell.tenant is None:
             cell.tenant = tenant
             self._wake_parking()
-        cell.runs += 1
+        cell.runs += 1 if reuse else self._rules.max_runs
         try:
             if warm and cell.warm is None:
                 await cell.open_warm()
@@ -105,6 +110,11 @@ class Cells:
         while self._idle:
             with contextlib.suppress(SetupFailed):
                 await self._end(self._idle.pop())
+
+    def use_rules(self, rules: CellRules) -> None:
+        """Go by these rules from now on; cells that break them end after their run, or at once."""
+        self._rules = rules
+        self._wake_parking()
 
     def park(self, kind: CellKind) -> None:
         """Keep cells of this kind ready, from now on."""

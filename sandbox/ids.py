@@ -13,7 +13,7 @@ from sandbox.errors import Finding, Unavailable
 # Above what systemd gives to containers (0x6FFFFFFF) and below the sign bit: nobody's accounts.
 _FIRST, _LAST = 0x70000000, 0x7FFFFFFF
 _INSIDE = 1000
-_MOST = 0x2000  # three for each of 2048 slots, and those of parked cells
+_MOST = 0x2000  # four for each of 2048 slots
 _CAP_SETUID, _CAP_SETGID, _CAP_SYS_ADMIN = 7, 6, 21
 
 

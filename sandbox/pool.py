@@ -65,7 +65,7 @@ class PoolConfig:
     @property
     def cell_places(self) -> int:
         """How many cells there may be: in use and at rest one for every slot each, and parked."""
-        return 2 * self.slots + self.cells.parked
+        return 2 * self.slots + max(self.slots, self.cells.parked)
 
 
 @attrs.define(eq=False)
@@ -138,8 +138,15 @@ class Pool:
 
     def park(self) -> None:
         """Begin to keep cells ready for tenants that have none yet, as the rules say."""
-        if self.config.cells.parked:
-            self._cells.park(CellKind(python=self._python))
+        self._cells.park(CellKind(python=self._python))
+
+    def use_cell_rules(self, rules: CellRules) -> None:
+        """Go by these rules for cells from now on.
+
+        How many there may be was fixed when the pool was opened: that leaves places for as many
+        parked cells as were asked for then, or as there are slots, whichever is more.
+        """
+        self._cells.use_rules(rules)
 
     async def _start_in_cell(self, spec: Spec, opened: _Opened) -> None:
         """Start it in a cell; where that cannot be, nothing is opened and nothing of it ran."""
@@ -147,7 +154,7 @@ class Pool:
         if kind is None or spec.tenant is None:
             return
         warm = spec.warm_python and can_start(spec.argv, spec.env, kind.python.interpreter)
-        cell = await self._cells.take(kind, spec.tenant, warm=warm)
+        cell = await self._cells.take(kind, spec.tenant, warm=warm, reuse=spec.reuse)
         if cell is None:
             return
         opened.cell = cell

@@ -27,7 +27,8 @@ from tests.sandbox.conftest import (
 )
 
 _LAUNCHER = "/tmp/launcher/main.py"
-_WHICH_CELL = "stat -c %.Z /dev"  # made with the cell, at a time that no other was
+# Cells that are there at the same time differ in their network namespace, all others in this time.
+_WHICH_CELL = "echo $(readlink /proc/self/ns/net)$(stat -c %.Z /dev)"
 
 
 @contextlib.asynccontextmanager
@@ -131,9 +132,10 @@ async def test_a_cell_that_nobody_uses_is_given_up() -> None:
 
 async def test_when_places_run_out_the_cell_that_was_used_longest_ago_goes() -> None:
     async with _open(slots=1) as pool:
-        cells = {tenant: await _which(pool, tenant) for tenant in ("a", "b")}
+        cells = {tenant: await _which(pool, tenant) for tenant in ("a", "b", "c")}
+        assert pool.config.cell_places == len(cells)
         assert await _which(pool, "a") == cells["a"]
-        await _which(pool, "c")  # b's goes
+        await _which(pool, "d")  # b's goes
         assert await _which(pool, "a") == cells["a"]
         assert await _which(pool, "b") != cells["b"]
         assert len(_launchers(pool)) <= pool.config.cell_places
@@ -294,3 +296,36 @@ async def test_closing_a_pool_leaves_nothing_of_its_cells(mode: str) -> None:
         assert launchers
     assert not set(launchers) & set(processes_with(_LAUNCHER))
     assert not cgroup_folders(with_parent=True)
+
+
+async def test_a_cell_that_may_not_be_reused_was_made_ahead_and_goes_with_its_run() -> None:
+    once = _of("a", _WHICH_CELL, reuse=False)
+    async with _open(parked=1) as pool:
+        seen = {await _which(pool, "a")}
+        for _ in range(2):
+            with trio.fail_after(20):
+                while not pool.parked:  # noqa: ASYNC110 - they are made in the background
+                    await trio.sleep(0.01)
+            async with pool.open_run(once) as run:
+                assert run.started is not Start.COLD
+                seen.add(b"".join([chunk.data async for chunk in run.chunks()]))
+        seen.add((await sandbox.run_in(pool, _of("b", _WHICH_CELL))).stdout)
+        assert len(seen) == 4
+
+
+async def test_without_a_parked_cell_what_may_not_reuse_one_is_cold() -> None:
+    async with _open() as pool:
+        await _which(pool, "a")
+        async with pool.open_run(_of("a", "true", reuse=False)) as run:
+            assert run.started is Start.COLD
+
+
+async def test_rules_can_change_while_the_pool_is_open() -> None:
+    async with _open() as pool:
+        first = await _which(pool, "a")
+        pool.use_cell_rules(sandbox.CellRules(parked=1, max_runs=1))
+        with trio.fail_after(20):
+            while not pool.parked:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert await _which(pool, "a") == first
+        assert await _which(pool, "a") != first
