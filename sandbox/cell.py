@@ -184,6 +184,7 @@ class Cell:
                     self.kill()
                     if self._pidfd >= 0:
                         await self.gone.wait()
+                    self._hang_up()
                     await self._spawner.clean(self.slot)
                     if self.cgroup is not None:
                         await self.cgroup.remove()
@@ -262,13 +263,17 @@ class Cell:
                     await self._spawner.ended(self._number)
                 watching.cancel_scope.cancel()
             self.is_odd = True
-            for ours in self._sockets:
-                trio.lowlevel.notify_closing(ours)
-                ours.close()
+            self._hang_up()
             os.close(self._pidfd)
             self._pidfd = -2
             self.gone.set()
             self.on_gone()
+
+    def _hang_up(self) -> None:
+        while self._sockets:
+            ours = self._sockets.pop()
+            trio.lowlevel.notify_closing(ours)
+            ours.close()
 
     async def _watch_memory(self, cgroup: CellCgroup) -> None:
         while True:

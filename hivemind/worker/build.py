@@ -75,6 +75,9 @@ def _build(
     archive: sandbox.Archive | None = None,
 ) -> sandbox.Spec:
     spec, profile = order.spec, order.profile
+    tenant = tenant_of(order)
+    # Without reuse, a sandbox that was made ahead still may be this task's first and last.
+    alone = _account_and_policy(order) if tenant is None and profile.parked else None
     return sandbox.Spec(
         argv=argv,
         env=_environment(order),
@@ -89,7 +92,8 @@ def _build(
         network=spec.confinement.network.value,
         seccomp=spec.confinement.seccomp.value,
         root=None if profile.root == HOST_ROOT else Path(profile.root),
-        tenant=tenant_of(order),
+        tenant=tenant or alone,
+        reuse=tenant is not None,
         warm_python=spec.confinement.warm_python and profile.warm_python,
         output_dir=OUTPUT_FOLDER,
         outputs=spec.outputs,
@@ -107,11 +111,15 @@ def tenant_of(order: Order) -> str | None:
     reuse = spec.confinement.reuse if spec.confinement.reuse.is_within(own) else own
     if reuse is Reuse.NEVER:
         return None
-    whose = f"{_quoted(order.account)}/{_quoted(spec.policy)}"
+    whose = _account_and_policy(order)
     if reuse is Reuse.ACCOUNT:
         return whose
     job = f"name={_quoted(spec.name)}" if spec.name else f"task={_quoted(order.ref.task_id)}"
     return f"{whose}/{job}"
+
+
+def _account_and_policy(order: Order) -> str:
+    return f"{_quoted(order.account)}/{_quoted(order.spec.policy)}"
 
 
 def _quoted(part: str) -> str:

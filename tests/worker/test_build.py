@@ -229,7 +229,14 @@ def test_the_stricter_of_what_task_and_machine_say_of_reuse_counts(
 ) -> None:
     assert tenant(asked, own, name="n") == whose
     task = shell("true", confinement=confined(reuse=asked), name="n")
-    assert built(task, attrs.evolve(PROFILE, reuse=own)).tenant == whose
+    spec = built(task, attrs.evolve(PROFILE, reuse=own, parked=0))
+    assert (spec.tenant, spec.reuse) == (whose, whose is not None)
+
+
+def test_without_reuse_a_sandbox_that_was_made_ahead_may_serve_once() -> None:
+    task = shell("true", confinement=confined(reuse=Reuse.NEVER))
+    spec = built(task, attrs.evolve(PROFILE, reuse=Reuse.ACCOUNT, parked=1))
+    assert (spec.tenant, spec.reuse) == ("alice/default", False)
 
 
 def test_a_task_without_a_name_shares_with_its_own_retries_alone() -> None:
