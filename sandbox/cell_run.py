@@ -133,17 +133,11 @@ class CellRun(Run):
     async def close(self) -> None:
         """See `Run.close`; the cell is its owner's to give back, or to close if it `is_odd`."""
         try:
-            with trio.fail_after(_CLEANUP_S):
-                if self._asked and not self._over.is_set():
-                    self._end(Reason.STOPPED)
-                    with trio.move_on_after(_LAUNCHER_S):
-                        await self._over.wait()
-                    if not self._over.is_set():
-                        self._cell.kill()
-                        await self._over.wait()
-                self._output.close()
-                if self._cell.cgroup is not None and not self._cell.is_odd:
-                    await self._cell.cgroup.end()
+            if self._asked and not self._over.is_set():
+                await self._end_by_force()
+            self._output.close()
+            if self._cell.cgroup is not None and not self._cell.is_odd:
+                await self._cell.cgroup.end()
         except (trio.TooSlowError, TimeoutError, OSError) as error:
             self._cell.kill()
             raise SetupFailed(f"a run could not be cleaned up: {error}") from error
@@ -152,6 +146,15 @@ class CellRun(Run):
                 if descriptor >= 0:
                     os.close(descriptor)
             self._pidfd = self._task_folder = -1
+
+    async def _end_by_force(self) -> None:
+        with trio.fail_after(_CLEANUP_S):
+            self._end(Reason.STOPPED)
+            with trio.move_on_after(_LAUNCHER_S):
+                await self._over.wait()
+            if not self._over.is_set():
+                self._cell.kill()
+                await self._over.wait()
 
     # Start.
 

@@ -177,19 +177,19 @@ class SpawnerLink:
         return True
 
     async def receive(self) -> Answer | None:
-        """The next message, or None when the spawner has closed its end."""
+        """The next message, or None when the other end has closed its."""
         while True:
             try:
+                # Waiting first: trying first would fail nearly every time, and cost a call more.
+                await trio.lowlevel.wait_readable(self._link)
                 data, fds = receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
             except BlockingIOError:
-                with contextlib.suppress(trio.ClosedResourceError):
-                    await trio.lowlevel.wait_readable(self._link)
-            except OSError:
+                continue
+            except (OSError, trio.ClosedResourceError):
                 return None  # the other end is gone, or ours was closed
-            else:
-                if not data:
-                    return None
-                return Answer(json.loads(data), tuple(fds))
+            if not data:
+                return None
+            return Answer(json.loads(data), tuple(fds))
 
     async def run(self) -> None:
         """Hand out answers until the spawner closes its end; then everyone who waits is told."""
