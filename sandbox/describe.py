@@ -49,6 +49,7 @@ def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
         ],
         "archive": archive,
         "binds": binds,
+        "devices": [str(device) for device in spec.devices],
         "output_dir": spec.output_dir,
     }
 
