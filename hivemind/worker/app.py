@@ -35,9 +35,10 @@ from hivemind.supervision import (
     StartFailed,
     open_supervisor,
 )
-from hivemind.worker.capacity import Wish, measure_machine, plan_capacity
+from hivemind.worker.capacity import Wish, measure_machine, offered_gpus, plan_capacity, with_gpus
 from hivemind.worker.dial import Dial, NotTrusted
 from hivemind.worker.errors import WorkerError
+from hivemind.worker.gpu_slots import GpuSlots
 from hivemind.worker.gpus import open_gpus
 from hivemind.worker.held import HeldAttempts
 from hivemind.worker.identity import Identity, IdentityFolder, join
@@ -188,6 +189,8 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
     with _own_home(config.home) as folder, open_gpus() as gpus:
         outbox = Outbox(folder / "attempts")
         held = HeldAttempts()
+        devices = offered_gpus(gpus, policies.profiles.values())
+        capacity = with_gpus(capacity, devices)
         await recover(outbox, held)
         async with _open_sandboxes(config, capacity.slots) as pool:
             identity = await _join(dial, IdentityFolder(folder), config, known)
@@ -199,6 +202,8 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
                 transfers=transfers,
                 capacity=capacity,
                 profiles=policies.profiles,
+                gpus=gpus,
+                gpu_slots=GpuSlots(devices),
             )
             signs = VitalSigns(folder, gpus)
 
