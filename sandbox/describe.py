@@ -56,6 +56,7 @@ def describe(
         "archive": archive,
         "binds": binds,
         "seccomp": spec.seccomp,
+        "devices": [str(device) for device in spec.devices],
         "output_dir": spec.output_dir,
     }
 

@@ -69,7 +69,12 @@ def become_sandbox(
             _limit_without_cgroup(start["without_cgroup"], as_root=as_root)
         stage.stage(inputs, f"/pool/slots/{slot}/task", start)
         words = bwrap.build_options(
-            slot, start["env"], [target for _, target in start["binds"]], _SECCOMP_FD, _STATUS_FD
+            slot,
+            start["env"],
+            [target for _, target in start["binds"]],
+            start["devices"],
+            _SECCOMP_FD,
+            _STATUS_FD,
         )
         _arrange_descriptors(
             streams,
