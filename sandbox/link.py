@@ -51,6 +51,10 @@ class _Awaited:
         self.answer: Answer | None = None
 
 
+def _to_json(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode()
+
+
 class SpawnerLink:
     """Requests to the spawner, and its notices of processes that ended.
 
@@ -63,7 +67,9 @@ class SpawnerLink:
         pidfds: list[int],
         *,
         peer: str = "the spawner process of this pool is gone: open a new pool",
+        encode: Callable[[dict[str, Any]], bytes] = _to_json,
     ) -> None:
+        self._encode = encode
         self._link = link
         self._pidfds = pidfds
         self._peer_gone = peer
@@ -98,7 +104,7 @@ class SpawnerLink:
             SetupFailed: the spawner refused it, or is gone.
         """
         awaited = self._expect(number, op)
-        data = json.dumps({"id": number, "op": op, **fields}).encode()
+        data = self._encode({"id": number, "op": op, **fields})
         try:
             await self._send(data, fds)
             await awaited.arrived.wait()

@@ -6,13 +6,15 @@ ends, so does this one, and the kernel kills whatever is left in the pid namespa
 
 from __future__ import annotations
 
-import json
+import _socket
 import os
-import socket
-from typing import Any, NoReturn
 
-from sandbox.launcher import command, confine
-from sandbox.spawner import linux, stage
+from sandbox.launcher import answers, command, confine
+from sandbox.spawner import datagrams, linux, stage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 _MOST_DESCRIPTORS = 512  # above what one message can bring
 _E2BIG = 7
@@ -23,7 +25,7 @@ class Init:
 
     def __init__(
         self,
-        link: socket.socket,
+        link: _socket.socket,
         seccomp: linux.Filter,
         message: dict[str, Any],
         descriptors: list[int],
@@ -49,15 +51,15 @@ class Init:
         try:
             pid = command.spawn(self._message["argv"], self._message["env"], streams)
         except command.CannotExecute as error:
-            self._tell({}, [os.pidfd_open(os.getpid()), task])
+            self._tell(task)
             os.write(streams[2], error.text.encode("utf-8", "surrogateescape"))
             os._exit(error.exit_code)
         except OSError as error:
             self._fail("spec" if error.errno == _E2BIG else "setup", str(error.strerror or error))
-        self._tell({}, [os.pidfd_open(os.getpid()), task])
+        self._tell(task)
         self._wait(pid)
 
-    def fork(self) -> tuple[list[str], dict[str, str]]:
+    def fork(self) -> None:
         """Fork a Python task; returns in its process alone, which is ready to go on as the task."""
         pid = -1
         try:
@@ -67,7 +69,7 @@ class Init:
             except OSError as error:
                 self._fail("setup", str(error))
             if pid:
-                self._tell({}, [os.pidfd_open(os.getpid()), task])
+                self._tell(task)
                 self._wait(pid)
         finally:
             if pid:
@@ -78,7 +80,6 @@ class Init:
             os.dup2(self._descriptors[number], number, inheritable=True)
         self._link.detach()
         os.closerange(3, _MOST_DESCRIPTORS)
-        return self._message["argv"], self._message["env"]
 
     def _prepare(self) -> int:
         """Mount, give up every right and stage; returns a descriptor of /task."""
@@ -110,16 +111,13 @@ class Init:
             self._fail("setup", f"{type(error).__name__}: {error}")
         return task
 
-    def _tell(self, fields: dict[str, Any], descriptors: list[int]) -> None:
-        """Answer the pool's message, and close every descriptor but those of the streams."""
-        data = json.dumps({"id": self._message["id"], "answer": "start", **fields}).encode()
-        if descriptors:
-            socket.send_fds(self._link, [data], descriptors)
-        else:
-            self._link.send(data)
+    def _tell(self, task: int) -> None:
+        """Say that the task has started, and hand over what outlives this process or ends it."""
+        itself = os.pidfd_open(os.getpid())
+        datagrams.send(self._link, answers.done(self._message["id"], "start"), (itself, task))
 
     def _fail(self, kind: str, text: str) -> NoReturn:
-        self._tell({"error": " ".join(text.split())[:500], "kind": kind}, [])
+        self._link.send(answers.refused(self._message["id"], "start", kind, text))
         os._exit(1)
 
     def _wait(self, task_pid: int) -> NoReturn:
