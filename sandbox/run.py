@@ -16,9 +16,10 @@ from sandbox.cgroups import RunCgroup
 from sandbox.collecting import collect
 from sandbox.describe import describe
 from sandbox.errors import BadArchive, BadSpec, SandboxError, SetupFailed
-from sandbox.judge import Evidence, judge
+from sandbox.judge import Evidence, judge, judge_unstarted
 from sandbox.link import SpawnerLink
 from sandbox.output import Output
+from sandbox.paths import check_paths
 from sandbox.pipes import read_all, write_all
 from sandbox.result import Chunk, Collected, Reason, Result, Usage
 from sandbox.spec import Spec
@@ -124,6 +125,7 @@ class Run:
             BadSpec: an input cannot be used (BadArchive where it is the archive).
             SetupFailed: the sandbox could not be made.
         """
+        check_paths(self._spec)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as given:
             stdin = self._open_stdin(ours, given)
             stdout, stderr = self._output.open()
@@ -177,8 +179,6 @@ class Run:
             null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             given.callback(os.close, null)
             return null
-        if not self._spec.stdin.is_file():
-            raise BadSpec(f"cannot read {self._spec.stdin}: it is not a file")
         reader, writer = os.pipe2(os.O_CLOEXEC)
         given.callback(os.close, reader)
         os.set_blocking(writer, False)
@@ -326,7 +326,9 @@ class Run:
             self._refusal = None
         else:
             text = self._output.first_error_text() or "bubblewrap ended without a word"
-            self._refusal = SetupFailed(f"the sandbox could not be made: {text}")
+            self._result = judge_unstarted(text, usage)
+            if self._result is None:
+                self._refusal = SetupFailed(f"the sandbox could not be made: {text}")
 
 
 def _usage(wall_s: float, watched: Watched, told: dict[str, Any]) -> Usage:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 
 CLONE_NEWNS = 0x00020000
@@ -20,20 +19,26 @@ MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_NOATIME = 1024
+MS_NODIRATIME = 2048
 MS_BIND = 4096
 MS_REC = 16384
 MS_SLAVE = 1 << 19
+MS_RELATIME = 1 << 21
 MNT_DETACH = 2
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NO_NEW_PRIVS = 38
 
 _SYS_CLONE3 = 435
+_SYS_CLOSE_RANGE = 436
 _SYS_OPENAT2 = 437
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -79,7 +84,7 @@ def umount(target: str) -> None:
 
 def pivot_root(new_root: str, put_old: str) -> None:
     """Make `new_root` the root of this mount namespace and hang the old one below it."""
-    number = _SYS_PIVOT_ROOT[platform.machine()]
+    number = _SYS_PIVOT_ROOT[os.uname().machine]
     _syscall(number, os.fsencode(new_root), os.fsencode(put_old), what="pivot_root")
 
 
@@ -96,7 +101,18 @@ def no_new_privileges() -> None:
 def drop_capabilities() -> None:
     """Empty the effective, permitted and inheritable capability sets of this process."""
     header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
-    _syscall(_SYS_CAPSET[platform.machine()], header, bytes(24), what="capset")
+    _syscall(_SYS_CAPSET[os.uname().machine], header, bytes(24), what="capset")
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from `first` on (close_range(2), Linux 5.9)."""
+    _syscall(
+        _SYS_CLOSE_RANGE,
+        ctypes.c_uint(first),
+        ctypes.c_uint(0xFFFFFFFF),
+        ctypes.c_uint(0),
+        what="close_range",
+    )
 
 
 def openat2(folder: int, path: str, flags: int, resolve: int) -> int:

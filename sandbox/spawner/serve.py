@@ -5,19 +5,15 @@ them. What is long (a run's description) comes in a memory file. The loop never 
 mounting and forking are all that it does itself.
 """
 
-# Descriptors and plain strings throughout; pathlib would slow the start.
-# ruff: noqa: PTH118
-
 from __future__ import annotations
 
 import json
 import os
-import platform
 import select
 import socket
 from typing import Any
 
-from sandbox.spawner import child, collect, house, linux, seccomp
+from sandbox.spawner import child, collect, house, linux, root, seccomp
 
 _MESSAGE_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 32
@@ -30,7 +26,7 @@ class Spawner:
         self._link = link
         self._as_root: bool = config["as_root"]
         self._bwrap_path = bwrap_path
-        self._filter = seccomp.build_filter(platform.machine())
+        self._filters: dict[tuple[str, str], bytes] = {}
         self._children: dict[int, tuple[int, int]] = {}  # pidfd: (pid, id)
         self._poll = select.poll()
         self._poll.register(link, select.POLLIN)
@@ -80,31 +76,37 @@ class Spawner:
         with os.fdopen(body, "rb", closefd=False) as file:
             start = json.load(file)
         uid, slot = message["uid"], message["slot"]
-        quotas = {name: (size, inodes) for name, size, inodes in start["quotas"]}
-        sources = [os.path.realpath(source) for source, _ in start["binds"]]
-        house.mount_slot(slot, uid, quotas, sources)
+        house.mount_slot(slot, uid, _quotas(start), _view(start))
         into = cgroups.pop(0) if message["into_cgroup"] else None
+        program = self._filter(start["seccomp"], "unix" if start["network"] == "none" else "inet")
         pid, pidfd = linux.clone(linux.CLONE_NEWPID, into)
         if pid == 0:
-            child.become_sandbox(
-                start,
+            place = child.Place(
                 bwrap_path=self._bwrap_path,
-                filter_program=self._filter,
                 as_root=self._as_root,
-                slot=slot,
                 uid=uid,
                 report=report,
                 streams=(stdin, stdout, stderr),
                 joins=cgroups,
             )
+            root = house.slot_path(slot)
+            child.become_sandbox(start, place, filter_program=program, root=root)
         return self._watch(pid, pidfd, message["id"])
+
+    def _filter(self, mode: seccomp.Mode, families: seccomp.Families) -> bytes:
+        """The filter of one kind, assembled once."""
+        program = self._filters.get((mode, families))
+        if program is None:
+            program = seccomp.build_filter(os.uname().machine, mode=mode, families=families)
+            self._filters[mode, families] = program
+        return program
 
     def _collect(self, message: dict[str, Any], descriptors: list[int]) -> int:
         report, destination = descriptors
         pid, pidfd = linux.clone(0)
         if pid == 0:
             collect.collect_and_exit(
-                os.path.join(house.slot_path(message["slot"]), "task"),
+                house.task_path(message["slot"]),
                 message["folder"],
                 message["outputs"],
                 destination,
@@ -133,3 +135,16 @@ class Spawner:
                 "memory_peak_bytes": usage.ru_maxrss * 1024,
             }
         )
+
+
+def _quotas(start: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    return {name: (size_bytes, inodes) for name, size_bytes, inodes in start["quotas"]}
+
+
+def _view(start: dict[str, Any]) -> root.View:
+    return root.View(
+        root=None if start["root"] is None else os.path.realpath(start["root"]),
+        binds=tuple((os.path.realpath(source), place) for source, place in start["binds"]),
+        devices=tuple(start["devices"]),
+        host_network=start["network"] == "full",
+    )
