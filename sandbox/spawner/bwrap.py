@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
-_SEPARATE = ("user", "pid", "ipc", "uts", "cgroup")
+from sandbox.spawner.spare import HOST_NAME
+
+_SEPARATE = ("user", "pid", "ipc", "uts", "cgroup", "net")
 
 
 def build_options(
-    root: str, env: dict[str, str], seccomp_fd: int, status_fd: int, *, host_network: bool
+    root: str, env: dict[str, str], seccomp_fd: int, status_fd: int, shared: Collection[str]
 ) -> bytes:
     """The options that bubblewrap reads through --args: NUL-terminated words.
 
@@ -19,11 +22,11 @@ def build_options(
         env: the task's whole environment.
         seccomp_fd: descriptor of the filter.
         status_fd: descriptor that bubblewrap writes its JSON status to.
-        host_network: whether it is left in the network of the machine.
+        shared: kinds of namespaces that it keeps as bubblewrap finds them.
     """
     return encode(
         [
-            *namespaces(host_network=host_network),
+            *namespaces(shared),
             *identity(),
             *environment(env),
             *file_tree(root, "/task"),
@@ -35,11 +38,15 @@ def build_options(
     )
 
 
-def namespaces(*, host_network: bool) -> list[str]:
-    """Namespaces of its own, each by name: --unshare-all leaves out what a kernel lacks."""
-    words = [f"--unshare-{name}" for name in _SEPARATE]
-    words += [] if host_network else ["--unshare-net"]
-    return [*words, "--hostname", "sandbox", "--disable-userns", "--die-with-parent"]
+def namespaces(shared: Collection[str]) -> list[str]:
+    """New namespaces, each by name: --unshare-all leaves out what a kernel lacks.
+
+    Args:
+        shared: kinds that are not to be new: the machine's own, or made before.
+    """
+    words = [f"--unshare-{name}" for name in _SEPARATE if name not in shared]
+    words += [] if "uts" in shared else ["--hostname", HOST_NAME]
+    return [*words, "--disable-userns", "--die-with-parent"]
 
 
 def identity() -> list[str]:

@@ -20,7 +20,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from sandbox.spawner import bwrap, linux, stage
+from sandbox.spawner import bwrap, linux, spare, stage
 
 _ARGS_FD, _STATUS_FD, FIRST_GIVEN_FD = 3, 4, 5
 _SECCOMP_FD = FIRST_GIVEN_FD
@@ -38,6 +38,7 @@ class Place:
         report: descriptor for our errors and then for bubblewrap's JSON status.
         streams: stdin, stdout and stderr.
         joins: descriptors of the v1 hierarchies to join by writing.
+        namespaces: descriptors of namespaces to enter, one for each of `spare.KINDS`, or none.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Place:
         report: int,
         streams: tuple[int, int, int],
         joins: list[int],
+        namespaces: list[int],
     ) -> None:
         self.bwrap_path = bwrap_path
         self.as_root = as_root
@@ -56,6 +58,7 @@ class Place:
         self.report = report
         self.streams = streams
         self.joins = joins
+        self.namespaces = namespaces
 
 
 def become_sandbox(
@@ -81,7 +84,7 @@ def become_sandbox(
             start["env"],
             _SECCOMP_FD,
             _STATUS_FD,
-            host_network=start["network"] == "full",
+            _shared(place, start["network"]),
         )
         _apply_limits(start["limits"])
         execute(place, words, start["argv"], [memory_file("filter", filter_program)])
@@ -107,13 +110,22 @@ def ending_here(place: Place) -> Iterator[None]:
 
 
 def enter(place: Place) -> None:
-    """Join the cgroups before anything else is done."""
+    """Join the cgroups before anything else is done, and the namespaces that were made ahead."""
     for descriptor in place.joins:
         os.write(descriptor, b"0")
+    for descriptor in place.namespaces:
+        linux.setns(descriptor)
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     os.umask(0o022)
     _prefer_for_oom_killing()
+
+
+def _shared(place: Place, network: str) -> tuple[str, ...]:
+    """Kinds of namespaces that bubblewrap is not to make."""
+    if network == "full":
+        return ("net",)
+    return spare.KINDS if place.namespaces else ()
 
 
 def give_up_privileges(place: Place) -> None:

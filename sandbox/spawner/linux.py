@@ -10,8 +10,11 @@ import os
 import struct
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x00001000
 CLONE_INTO_CGROUP = 0x200000000
 
@@ -63,6 +66,11 @@ def _syscall(number: int, *args: object, what: str) -> int:
 def unshare(flags: int) -> None:
     """Give the calling process new namespaces (unshare(2))."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def setns(descriptor: int) -> None:
+    """Move the calling process into the namespace that a descriptor stands for (setns(2))."""
+    _check(_libc.setns(ctypes.c_int(descriptor), ctypes.c_int(0)), "setns")
 
 
 def mount(source: str, target: str, fstype: str | None, flags: int, data: str = "") -> None:

@@ -7,13 +7,14 @@ mounting and forking are all that it does itself.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import socket
 from typing import Any
 
-from sandbox.spawner import child, collect, house, linux, root, seccomp
+from sandbox.spawner import child, collect, house, linux, root, seccomp, spare
 
 _MESSAGE_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 32
@@ -27,6 +28,7 @@ class Spawner:
         self._as_root: bool = config["as_root"]
         self._bwrap_path = bwrap_path
         self._filters: dict[tuple[str, str], bytes] = {}
+        self._spare = spare.open_spare() if self._as_root else None
         self._children: dict[int, tuple[int, int]] = {}  # pidfd: (pid, id)
         self._poll = select.poll()
         self._poll.register(link, select.POLLIN)
@@ -62,6 +64,9 @@ class Spawner:
             for descriptor in descriptors:
                 os.close(descriptor)
         self._send(answer, pidfd)
+        if self._spare is not None:
+            with contextlib.suppress(OSError):  # then bubblewrap makes all namespaces
+                self._spare.refill()
         return True
 
     def _send(self, answer: dict[str, Any], pidfd: int = -1) -> None:
@@ -79,6 +84,8 @@ class Spawner:
         house.mount_slot(slot, uid, _quotas(start), _view(start))
         into = cgroups.pop(0) if message["into_cgroup"] else None
         program = self._filter(start["seccomp"], "unix" if start["network"] == "none" else "inet")
+        namespaces = self._spare.take() if self._spare and start["network"] != "full" else []
+        descriptors += namespaces  # closed with the others
         pid, pidfd = linux.clone(linux.CLONE_NEWPID, into)
         if pid == 0:
             place = child.Place(
@@ -88,6 +95,7 @@ class Spawner:
                 report=report,
                 streams=(stdin, stdout, stderr),
                 joins=cgroups,
+                namespaces=namespaces,
             )
             root = house.slot_path(slot)
             child.become_sandbox(start, place, filter_program=program, root=root)
