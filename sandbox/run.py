@@ -121,6 +121,10 @@ class Run(abc.ABC):
 
     # What the kinds of runs share.
 
+    def _judge_unstarted(self, text: str, usage: Usage) -> Result | None:
+        """The result of a command that could not be executed, where only `text` tells of that."""
+        return None
+
     @abc.abstractmethod
     def _kill(self) -> None:
         """Kill everything of the run that there is by now."""
@@ -138,8 +142,6 @@ class Run(abc.ABC):
             null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             given.callback(os.close, null)
             return null
-        if not self._spec.stdin.is_file():
-            raise BadSpec(f"cannot read {self._spec.stdin}: it is not a file")
         reader, writer = os.pipe2(os.O_CLOEXEC)
         given.callback(os.close, reader)
         os.set_blocking(writer, False)
@@ -169,7 +171,9 @@ class Run(abc.ABC):
             self._refusal = None
         else:
             text = self._output.first_error_text() or "bubblewrap ended without a word"
-            self._refusal = SetupFailed(f"the sandbox could not be made: {text}")
+            self._result = self._judge_unstarted(text, usage)
+            if self._result is None:
+                self._refusal = SetupFailed(f"the sandbox could not be made: {text}")
 
 
 async def _feed(source: Path, writer: int) -> None:

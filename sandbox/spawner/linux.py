@@ -12,9 +12,11 @@ import struct
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x00001000
 CLONE_INTO_CGROUP = 0x200000000
 
@@ -22,15 +24,20 @@ MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_NOATIME = 1024
+MS_NODIRATIME = 2048
 MS_BIND = 4096
 MS_REC = 16384
 MS_SLAVE = 1 << 19
+MS_RELATIME = 1 << 21
 MNT_DETACH = 2
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -39,6 +46,7 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 
 _SYS_CLONE3 = 435
+_SYS_CLOSE_RANGE = 436
 _SYS_OPENAT2 = 437
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -66,6 +74,11 @@ def _syscall(number: int, *args: object, what: str) -> int:
 def unshare(flags: int) -> None:
     """Give the calling process new namespaces (unshare(2))."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def setns(descriptor: int) -> None:
+    """Move the calling process into the namespace that a descriptor stands for (setns(2))."""
+    _check(_libc.setns(ctypes.c_int(descriptor), ctypes.c_int(0)), "setns")
 
 
 def mount(source: str, target: str, fstype: str | None, flags: int, data: str = "") -> None:
@@ -141,6 +154,17 @@ class Filter:
             _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, self._fprog, 0, 0),
             "prctl(PR_SET_SECCOMP)",
         )
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from `first` on (close_range(2), Linux 5.9)."""
+    _syscall(
+        _SYS_CLOSE_RANGE,
+        ctypes.c_uint(first),
+        ctypes.c_uint(0xFFFFFFFF),
+        ctypes.c_uint(0),
+        what="close_range",
+    )
 
 
 def openat2(folder: int, path: str, flags: int, resolve: int) -> int:

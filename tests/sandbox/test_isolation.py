@@ -343,3 +343,25 @@ async def test_a_command_cannot_turn_into_an_option(any_pool: sandbox.Pool) -> N
     done = await sandbox.run_in(any_pool, sandbox.Spec(argv=("--version",)))
     assert done.result.exit_code == 127
     assert done.stdout == b""
+
+
+async def test_each_folder_has_a_quota_of_inodes_of_its_own(any_pool: sandbox.Pool) -> None:
+    source = """
+told = {}
+for folder in ("/task", "/tmp", "/dev/shm"):
+    made = 0
+    try:
+        while True:
+            open(f"{folder}/{made}", "w").close()
+            made += 1
+    except OSError as error:
+        told[folder] = made, error.errno
+print(json.dumps(told))
+"""
+    small = limits(scratch_inodes=100, tmp_inodes=50, shm_inodes=20)
+    done = await sandbox.run_in(any_pool, python("import json\n" + source, limits=small))
+    told = json.loads(done.stdout)
+    for folder, inodes in (("/task", 100), ("/tmp", 50), ("/dev/shm", 20)):
+        made, number = told[folder]
+        assert inodes - 4 <= made < inodes, folder
+        assert number == 28
