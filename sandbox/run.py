@@ -12,7 +12,7 @@ from typing import BinaryIO
 import trio
 
 from sandbox.collecting import collect
-from sandbox.errors import BadSpec, SandboxError, SetupFailed
+from sandbox.errors import SandboxError, SetupFailed
 from sandbox.judge import Evidence, judge
 from sandbox.link import SpawnerLink
 from sandbox.output import Output

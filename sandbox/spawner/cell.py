@@ -59,9 +59,7 @@ def show_launcher(root: str) -> None:
     mounts.seal(f"{root}{_INSIDE}")
 
 
-def build_options(
-    root: str, env: dict[str, str], status_fd: int, shared: tuple[str, ...]
-) -> bytes:
+def build_options(root: str, env: dict[str, str], status_fd: int, shared: tuple[str, ...]) -> bytes:
     """The options that bubblewrap reads through --args; see `bwrap.build_options`."""
     kept = [word for name in _CAPABILITIES for word in ("--cap-add", name)]
     return bwrap.encode(
@@ -77,9 +75,7 @@ def build_options(
     )
 
 
-def become_cell(
-    start: dict[str, Any], place: child.Place, *, root: str, link: int
-) -> NoReturn:
+def become_cell(start: dict[str, Any], place: child.Place, *, root: str, link: int) -> NoReturn:
     """Join the cgroups, give up every privilege and execute bubblewrap with the launcher.
 
     Args:
