@@ -18,7 +18,8 @@ import attrs
 import trio
 
 from sandbox.bubblewrap import Bubblewrap
-from sandbox.errors import Finding, SetupFailed, Unavailable
+from sandbox.errors import SetupFailed, Unavailable
+from sandbox.refusal import explain_refusal
 
 _MESSAGE_BYTES = 1 << 16
 _READY_S = 30.0
@@ -231,34 +232,3 @@ def _kill_all(pidfds: list[int]) -> None:
     for pidfd in pidfds:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-
-
-_SETTINGS = (
-    (
-        Path("/proc/sys/kernel/unprivileged_userns_clone"),
-        "0",
-        "sysctl kernel.unprivileged_userns_clone=1",
-    ),
-    (
-        Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
-        "1",
-        "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or give this Python an AppArmor "
-        "profile that allows userns",
-    ),
-    (Path("/proc/sys/user/max_user_namespaces"), "0", "sysctl user.max_user_namespaces=10000"),
-)
-
-
-def explain_refusal(step: str, error: str) -> Finding:
-    """The finding for namespaces or mounts that the kernel refused, with what usually mends it."""
-    for path, bad, remedy in _SETTINGS:
-        with contextlib.suppress(OSError):
-            if path.read_text(encoding="ascii").strip() == bad:
-                return Finding(name=step, ok=False, detail=error, remedy=f"as root: {remedy}")
-    return Finding(
-        name=step,
-        ok=False,
-        detail=error,
-        remedy="run where user, mount and pid namespaces may be made (in a container: "
-        "--privileged, or a seccomp profile that allows unshare, mount and pivot_root)",
-    )

@@ -56,6 +56,7 @@ class Run:
         self._exit_code: int | None = None
         self._refusal: SandboxError | None = None
         self._result: Result | None = None
+        self._feeding = trio.CancelScope(shield=True)
         self._set_up = trio.Event()
         self._over = trio.Event()
         self._started_at_s = 0.0
@@ -155,6 +156,7 @@ class Run:
                 if self._pidfd >= 0:
                     self._end(Reason.STOPPED)
                     await self._over.wait()
+                self._feeding.cancel()
                 self._output.close()
                 await self._link.clean(self._slot)
                 if isinstance(self._limiter, RunCgroup):
@@ -169,20 +171,24 @@ class Run:
     # Start.
 
     def _open_stdin(self, ours: contextlib.ExitStack, given: contextlib.ExitStack) -> int:
-        """What the task reads: /dev/null, or a pipe that is fed from the file.
+        """What the task reads: /dev/null, or a pipe that is fed from the source.
 
-        Never the file itself: /proc/self/fd/0 would name it, and open it for writing.
+        Never the source itself: /proc/self/fd/0 would name it, and open it for writing.
         """
         if self._spec.stdin is None:
             null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             given.callback(os.close, null)
             return null
-        if not self._spec.stdin.is_file():
-            raise BadSpec(f"cannot read {self._spec.stdin}: it is not a file")
+        source = self._spec.stdin
+        if isinstance(source, Path) and not source.is_file():
+            raise BadSpec(f"cannot read {source}: it is not a file")
         reader, writer = os.pipe2(os.O_CLOEXEC)
         given.callback(os.close, reader)
         os.set_blocking(writer, False)
-        self._nursery.start_soon(_feed, self._spec.stdin, writer)
+        if isinstance(source, Path):
+            self._nursery.start_soon(_feed, source, writer)
+        else:
+            self._nursery.start_soon(_pass_on, source, writer, self._feeding)
         return reader
 
     async def _request_start(self, streams: list[int]) -> None:
@@ -352,6 +358,22 @@ async def _feed(source: Path, writer: int) -> None:
             while data := file.read(_STDIN_BYTES):
                 await write_all(writer, data)
     except BrokenPipeError:
+        return
+    finally:
+        os.close(writer)
+
+
+async def _pass_on(source: int, writer: int, scope: trio.CancelScope) -> None:
+    """Feed a task's stdin from a descriptor, until either end is gone or the run is over."""
+    try:
+        with scope:
+            # In a thread: what the descriptor leads to is shared with others, who count on it to
+            # block. It may outlive the run, in a last read that nobody waits for.
+            while data := await trio.to_thread.run_sync(
+                os.read, source, _STDIN_BYTES, abandon_on_cancel=True
+            ):
+                await write_all(writer, data)
+    except OSError:
         return
     finally:
         os.close(writer)
