@@ -6,7 +6,7 @@ from typing import Any
 
 from sandbox.controllers import OVERHEAD_PIDS
 from sandbox.machine import kernel_version
-from sandbox.python import find_python
+from sandbox.python import SYSTEM_PATH, Python, find_python
 from sandbox.spec import Limits, Spec
 
 _INODE_BYTES = 4096
@@ -17,10 +17,11 @@ _LEAST_INODES = 64
 def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
     """Describe a run. Paths of the host become absolute, and the environment whole."""
     limits = spec.limits
-    python = spec.python or find_python()
+    python = spec.python or _python_for(spec)
     binds = [(str(bind.source.absolute()), str(bind.target)) for bind in spec.binds]
     if python.prefix is not None:
         binds.append((str(python.prefix), str(python.target)))
+    binds.sort(key=lambda bind: bind[1])  # what lies inside another comes after it
     archive = None
     if spec.archive is not None:
         archive = {
@@ -40,8 +41,8 @@ def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
         "without_cgroup": None if with_cgroup else _without_cgroup(limits),
         "quotas": [
             ("task", limits.scratch_bytes, limits.scratch_inodes),
-            ("tmp", limits.tmp_bytes, _inodes(limits.tmp_bytes)),
-            ("shm", limits.shm_bytes, _inodes(limits.shm_bytes)),
+            ("tmp", limits.tmp_bytes, limits.tmp_inodes or _inodes(limits.tmp_bytes)),
+            ("shm", limits.shm_bytes, limits.shm_inodes or _inodes(limits.shm_bytes)),
         ],
         "files": [
             {"source": str(file.source.absolute()), "name": file.name, "mode": file.mode}
@@ -49,8 +50,19 @@ def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
         ],
         "archive": archive,
         "binds": binds,
+        "root": None if spec.root is None else str(spec.root),
+        "devices": [str(device) for device in spec.devices],
+        "network": spec.network,
+        "seccomp": spec.seccomp,
         "output_dir": spec.output_dir,
     }
+
+
+def _python_for(spec: Spec) -> Python:
+    """Another root file system brings its own Python, if any: the host's need not run in it."""
+    if spec.root is None:
+        return find_python()
+    return Python(prefix=None, env=(("PATH", SYSTEM_PATH),))
 
 
 def _without_cgroup(limits: Limits) -> dict[str, int]:

@@ -56,14 +56,22 @@ class SpawnerLink:
         """Kill the spawner, and with it all that it started; `run` returns when it is gone."""
         _kill_all(self._pidfds)
 
-    async def clean(self, slot: int) -> None:
-        """Have a slot's mounts dropped; those of a spawner that is gone went with it.
+    @contextlib.asynccontextmanager
+    async def cleaning(self, slot: int) -> AsyncIterator[None]:
+        """Have a slot's mounts dropped while the body runs; leaving waits until they are.
+
+        Those of a spawner that is gone went with it.
 
         Raises:
             SetupFailed: a mount could not be dropped.
         """
-        if not self._lost:
-            await self.request(self.new_id(), "clean", {"slot": slot}, [])
+        if self._lost:
+            yield
+            return
+        async with self._requesting(self.new_id(), "clean", {"slot": slot}, []) as awaited:
+            yield
+            await awaited.arrived.wait()
+        self._granted(awaited)
 
     def new_id(self) -> int:
         """An id for one process to be started."""
@@ -76,14 +84,25 @@ class SpawnerLink:
         Raises:
             SetupFailed: the spawner refused it, or is gone.
         """
+        async with self._requesting(number, op, fields, fds) as awaited:
+            await awaited.arrived.wait()
+        return self._granted(awaited)
+
+    @contextlib.asynccontextmanager
+    async def _requesting(
+        self, number: int, op: str, fields: dict[str, Any], fds: list[int]
+    ) -> AsyncIterator[_Awaited]:
+        """A request that was sent, for as long as its answer is of interest."""
         awaited = self._expect(number, op)
         data = json.dumps({"id": number, "op": op, **fields}).encode()
         try:
             async with self._sending:
                 await self._send(data, fds)
-            await awaited.arrived.wait()
+            yield awaited
         finally:
             self._awaited.pop((number, op), None)
+
+    def _granted(self, awaited: _Awaited) -> Answer:
         answer = self._received(awaited)
         if "error" in answer.fields:
             raise SetupFailed(f"the sandbox could not be made: {answer.fields['error']}")

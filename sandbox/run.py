@@ -16,9 +16,10 @@ from sandbox.cgroups import RunCgroup
 from sandbox.collecting import collect
 from sandbox.describe import describe
 from sandbox.errors import BadArchive, BadSpec, SandboxError, SetupFailed
-from sandbox.judge import Evidence, judge
+from sandbox.judge import Evidence, judge, judge_unstarted
 from sandbox.link import SpawnerLink
 from sandbox.output import Output
+from sandbox.paths import check_paths
 from sandbox.pipes import read_all, write_all
 from sandbox.result import Chunk, Collected, Reason, Result, Usage
 from sandbox.spec import Spec
@@ -125,6 +126,7 @@ class Run:
             BadSpec: an input cannot be used (BadArchive where it is the archive).
             SetupFailed: the sandbox could not be made.
         """
+        check_paths(self._spec)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as given:
             stdin = self._open_stdin(ours, given)
             stdout, stderr = self._output.open()
@@ -158,9 +160,9 @@ class Run:
                     await self._over.wait()
                 self._feeding.cancel()
                 self._output.close()
-                await self._link.clean(self._slot)
-                if isinstance(self._limiter, RunCgroup):
-                    await self._limiter.remove()
+                async with self._link.cleaning(self._slot):
+                    if isinstance(self._limiter, RunCgroup):
+                        await self._limiter.remove()
         except (trio.TooSlowError, TimeoutError) as error:
             raise SetupFailed(f"a run could not be cleaned up: {error}") from error
         finally:
@@ -180,8 +182,6 @@ class Run:
             given.callback(os.close, null)
             return null
         source = self._spec.stdin
-        if isinstance(source, Path) and not source.is_file():
-            raise BadSpec(f"cannot read {source}: it is not a file")
         reader, writer = os.pipe2(os.O_CLOEXEC)
         given.callback(os.close, reader)
         os.set_blocking(writer, False)
@@ -332,7 +332,9 @@ class Run:
             self._refusal = None
         else:
             text = self._output.first_error_text() or "bubblewrap ended without a word"
-            self._refusal = SetupFailed(f"the sandbox could not be made: {text}")
+            self._result = judge_unstarted(text, usage)
+            if self._result is None:
+                self._refusal = SetupFailed(f"the sandbox could not be made: {text}")
 
 
 def _usage(wall_s: float, watched: Watched, told: dict[str, Any]) -> Usage:

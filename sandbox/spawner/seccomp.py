@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from typing import Literal
 
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _OFFSET_NR, _OFFSET_ARCH, _OFFSET_ARG0, _OFFSET_ARG1 = 0, 4, 16, 24
@@ -22,7 +23,10 @@ _X32_BIT = 0x40000000
 
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET; clone knows no NEWTIME.
 _CLONE_NEW_ANY = 0x7E020000
-_SOCKET_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
+_SOCKET_FAMILIES = {"unix": (1,), "inet": (1, 2, 10)}  # AF_UNIX, AF_INET, AF_INET6
+
+Mode = Literal["deny-list", "allow-list"]
+Families = Literal["unix", "inet"]
 _REFUSED_IOCTLS = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: both put words in a terminal's mouth
 
 # name: (x86_64, aarch64); None where the architecture has no such call.
@@ -111,12 +115,19 @@ def supported(machine: str) -> bool:
     return machine in _AUDIT_ARCH
 
 
-def build_filter(machine: str) -> bytes:
+def build_filter(machine: str, *, mode: Mode = "deny-list", families: Families = "inet") -> bytes:
     """Assemble the filter for one architecture, as bubblewrap's --seccomp reads it.
+
+    Args:
+        machine: the architecture.
+        mode: whether what is listed is refused, or all else.
+        families: the sockets that may be made: UNIX ones alone, or those of IP too.
 
     Raises:
         UnknownArchitecture: the tables do not know `machine`.
     """
+    if mode != "deny-list":
+        raise OSError(f"there is no filter of the kind {mode}")
     if not supported(machine):
         raise UnknownArchitecture(machine)
     column = 0 if machine == "x86_64" else 1
@@ -162,7 +173,7 @@ def build_filter(machine: str) -> bytes:
                 (_LOAD, 0, 0, _OFFSET_ARG0),
                 *(
                     step
-                    for family in _SOCKET_FAMILIES
+                    for family in _SOCKET_FAMILIES[families]
                     for step in ((_JUMP_EQUAL, 0, 1, family), (_RETURN, 0, 0, _ALLOW))
                 ),
                 (_RETURN, 0, 0, refuse),

@@ -105,10 +105,8 @@ def test_the_examples_that_say_so_run(readable: Path, title: str) -> None:
 
 
 def test_the_command_line_runs_and_tells_what_it_lacks(readable: Path) -> None:
-    done = _run(
-        readable,
-        *["-m", "sandbox", "run", "--limits", "best-effort", "--memory", "64M", "--", "python3", "pyproject.toml"],
-    )
+    options = ("--limits", "best-effort", "--memory", "64M")
+    done = _run(readable, "-m", "sandbox", "run", *options, "--", "python3", "pyproject.toml")
     assert done.returncode == 1
     assert 'File "/task/pyproject.toml"' in done.stderr
     done = _run(readable, "-m", "sandbox", "probe")
