@@ -10,9 +10,10 @@ from pathlib import Path
 import attrs
 import trio
 
-from sandbox.command_line import MISUSED, parse, read_order
+from sandbox.command_line import MISUSED, parse
 from sandbox.errors import BadSpec, Finding, SandboxError
 from sandbox.foreground import run_in_foreground
+from sandbox.order import read_order
 from sandbox.probe import is_whole, probe
 
 _NOT_RUN = 125

@@ -12,8 +12,8 @@ from pathlib import Path
 import attrs
 import trio
 
-from sandbox.command_line import RunOrder
 from sandbox.errors import SandboxError
+from sandbox.order import RunOrder
 from sandbox.pool import open_pool
 from sandbox.result import Collected, Reason, Stream
 from sandbox.run import Run

@@ -18,7 +18,8 @@ import pytest
 import sandbox
 from sandbox import bubblewrap
 from sandbox.__main__ import main
-from sandbox.command_line import RunOrder, parse, read_order
+from sandbox.command_line import parse
+from sandbox.order import RunOrder, read_order
 from tests.sandbox.conftest import processes_with, unique
 
 _ROOT = Path(__file__).parents[2]
