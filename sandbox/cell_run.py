@@ -136,6 +136,7 @@ class CellRun(Run):
         try:
             if self._asked and not self._over.is_set():
                 await self._end_by_force()
+            self._feeding.cancel()
             self._output.close()
             if self._cell.cgroup is not None and not self._cell.is_odd:
                 await self._cell.cgroup.end()

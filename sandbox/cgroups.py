@@ -113,7 +113,9 @@ class RunCgroup:
             with trio.fail_after(_EMPTY_S):
                 await trio.lowlevel.checkpoint()
                 if self._v2 is not None:
+                    # Whatever is in the others was born in this one, and cannot leave it.
                     await _wait_unpopulated(self._v2)
+                    return
                 for folder in self._controllers.folders:
                     # v1 tells nobody when a cgroup becomes empty.
                     while read(folder / "cgroup.procs"):  # noqa: ASYNC110

@@ -96,10 +96,11 @@ class ColdRun(Run):
                 if self._pidfd >= 0:
                     self._end(Reason.STOPPED)
                     await self._over.wait()
+                self._feeding.cancel()
                 self._output.close()
-                await self._link.clean(self._slot)
-                if isinstance(self._limiter, RunCgroup):
-                    await self._limiter.remove()
+                async with self._link.cleaning(self._slot):
+                    if isinstance(self._limiter, RunCgroup):
+                        await self._limiter.remove()
         except (trio.TooSlowError, TimeoutError) as error:
             raise SetupFailed(f"a run could not be cleaned up: {error}") from error
         finally:

@@ -19,7 +19,7 @@ def check_paths(spec: Spec) -> None:
     Raises:
         BadSpec: something is not there, or is of another kind.
     """
-    if spec.stdin is not None and not spec.stdin.is_file():
+    if isinstance(spec.stdin, Path) and not spec.stdin.is_file():
         raise BadSpec(f"cannot read {spec.stdin}: it is not a file")
     for bind in spec.binds:
         mode = _mode(bind.source, "cannot show")

@@ -167,8 +167,9 @@ def _fail(report: int, kind: str, text: str) -> NoReturn:
 
 def _prefer_for_oom_killing() -> None:
     # When the whole machine runs out of memory, a task goes before whoever started it.
-    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("1000")
+    descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    os.write(descriptor, b"1000")
+    os.close(descriptor)
 
 
 def _limit(which: int, value: int) -> None:

@@ -59,6 +59,20 @@ _INSTRUCTION_BYTES = 8
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
+# All that clone3 needs is made ready once: whatever a new process touches costs it a page.
+_CLONE_ARGS = struct.Struct("=11Q")
+_clone_args = ctypes.create_string_buffer(_CLONE_ARGS.size)
+_clone_pidfd = ctypes.c_int(-1)
+_clone3 = ctypes.PyDLL(None, use_errno=True).syscall
+_clone3.argtypes = (ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t)
+_clone3.restype = ctypes.c_long
+_before_fork = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_in_child = ctypes.pythonapi.PyOS_AfterFork_Child
+_after_fork_in_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
+for _hook in (_before_fork, _after_fork_in_child, _after_fork_in_parent):
+    _hook.argtypes = ()
+    _hook.restype = None
+
 
 def _check(value: int, what: str) -> int:
     if value < 0:
@@ -190,13 +204,13 @@ def clone(flags: int, cgroup: int | None = None) -> tuple[int, int]:
     Returns:
         (pid, pidfd) in the parent, (0, -1) in the child.
     """
-    pidfd = ctypes.c_int(-1)
     if cgroup is not None:
         flags |= CLONE_INTO_CGROUP
-    args = struct.pack(
-        "=11Q",
+    _CLONE_ARGS.pack_into(
+        _clone_args,
+        0,
         flags | CLONE_PIDFD,
-        ctypes.addressof(pidfd),
+        ctypes.addressof(_clone_pidfd),
         0,
         0,
         17,  # SIGCHLD
@@ -207,14 +221,13 @@ def clone(flags: int, cgroup: int | None = None) -> tuple[int, int]:
         0,
         cgroup if cgroup is not None else 0,
     )
-    ctypes.pythonapi.PyOS_BeforeFork()
-    pid = int(_libc.syscall(ctypes.c_long(_SYS_CLONE3), args, ctypes.c_size_t(len(args))))
+    _before_fork()
+    pid = int(_clone3(_SYS_CLONE3, ctypes.addressof(_clone_args), _CLONE_ARGS.size))
     if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
+        _after_fork_in_child()
         return 0, -1
     number = ctypes.get_errno()
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    _after_fork_in_parent()
     if pid < 0:
         raise OSError(number, f"clone3: {os.strerror(number)}")
-    os.set_inheritable(pidfd.value, False)
-    return pid, pidfd.value
+    return pid, _clone_pidfd.value  # close-on-exec from birth

@@ -8,6 +8,7 @@ mounting and forking are all that it does itself.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -37,6 +38,9 @@ class Spawner:
 
     def serve(self) -> None:
         """Answer messages and reap children until the pool closes its end."""
+        # What is here by now stays: a collection would write to all of it, page by page, and so
+        # would one in a new process, which has better things to do.
+        gc.freeze()
         while True:
             for descriptor, _ in self._poll.poll():
                 if descriptor != self._link.fileno():
@@ -80,8 +84,7 @@ class Spawner:
 
     def _start(self, message: dict[str, Any], descriptors: list[int]) -> int:
         body, report, stdin, stdout, stderr, *cgroups = descriptors
-        with os.fdopen(body, "rb", closefd=False) as file:
-            start = json.load(file)
+        start = json.loads(os.pread(body, os.fstat(body).st_size, 0))
         uid, slot = message["uid"], message["slot"]
         house.mount_slot(slot, uid, _quotas(start), _view(start))
         into = cgroups.pop(0) if message["into_cgroup"] else None
@@ -90,6 +93,7 @@ class Spawner:
         descriptors += namespaces  # closed with the others
         pid, pidfd = linux.clone(linux.CLONE_NEWPID, into)
         if pid == 0:
+            gc.disable()
             place = child.Place(
                 bwrap_path=self._bwrap_path,
                 as_root=self._as_root,
