@@ -17,6 +17,7 @@ import sys
 import types
 from typing import Any, NoReturn
 
+_INOTIFY_OF_ALL_RUNS = 96  # of the 128 that a user has; the rest is for who started the pool
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -44,6 +45,7 @@ def _enter_namespaces(config: dict[str, Any]) -> None:
     ):
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
             file.write(text)
+    linux.limit_inotify(_INOTIFY_OF_ALL_RUNS)
 
 
 def _fail(link: socket.socket, step: str, error: OSError) -> NoReturn:

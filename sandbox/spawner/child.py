@@ -22,6 +22,7 @@ from sandbox.spawner import bwrap, linux, stage
 
 _ARGS_FD, _SECCOMP_FD, _STATUS_FD = 3, 4, 5
 _MOST_CPU_S = 1 << 32  # an rlimit is a number of the kernel's; any float may be asked for
+_INOTIFY_PER_RUN = 16
 _ABOVE = 16  # descriptors are first moved out of the way of the numbers above
 
 
@@ -131,6 +132,7 @@ def _limit_without_cgroup(limits: dict[str, int], *, as_root: bool) -> None:
         for name, number in ids:
             with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
                 file.write(f"{number} {number} 1")
+        linux.limit_inotify(_INOTIFY_PER_RUN)
         linux.drop_capabilities()
     _limit(resource.RLIMIT_NPROC, limits["processes"])
 

@@ -219,8 +219,11 @@ class Arena:
     async def _settle(self) -> None:
         """Cells may end what was odd after its run; a cold run has ended by now, to the last."""
         with trio.move_on_after(_SETTLE_S if self.mode.keeps_cells else 0):
-            while self.task_processes():
+            while self.task_processes():  # noqa: ASYNC110
                 await trio.sleep(0.02)
+
+    def spawner_lives(self) -> bool:
+        return Path(f"/proc/{self._spawner}").exists()
 
     def _count_mounts(self) -> int:
         return len(Path(f"/proc/{self._spawner}/mountinfo").read_text().splitlines())
@@ -256,7 +259,7 @@ async def open_arena(mode: Mode, files: Path, how: Any) -> AsyncIterator[Arena]:
         finally:
             del os.environ["CANARY"]
         assert not outside.processes_of_task(arena.mark, arena._uids)
-        assert not Path(f"/proc/{arena._spawner}").exists()
+        assert not arena.spawner_lives()
         assert not outside.cgroup_folders()
         assert outside.mounts() == before
         assert not canary.touched()

@@ -164,7 +164,7 @@ def descendants(pid: int) -> frozenset[int]:
 
 
 def files_left(mark: str, uids: frozenset[int]) -> list[str]:
-    """What has the mark in its name, or belongs to a slot's uid, where a task might have written."""
+    """What has the mark in its name or belongs to a slot's uid, in folders of the host."""
     found: list[str] = []
     for folder in (*_WATCHED, *_WATCHED_TOO):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What every hostile Python program begins with: ways to try a thing and to tell what came of it."""
+"""What every hostile Python program begins with: ways to try a thing and to tell of it."""
 
 from __future__ import annotations
 

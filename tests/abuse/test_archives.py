@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import struct
 import tarfile
 import zipfile
@@ -17,7 +18,7 @@ import pytest
 
 import sandbox
 from sandbox import Reason
-from tests.abuse.arena import Arena, case, limits
+from tests.abuse.arena import Arena, Seen, case, limits
 
 _Member = tuple[tarfile.TarInfo, bytes]
 
@@ -61,6 +62,15 @@ async def _refused(arena: Arena, data: bytes, words: str, **given: int) -> None:
         await arena.run(spec)
     assert "\n" not in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+async def _run_unless_refused(arena: Arena, spec: sandbox.Spec, words: str) -> Seen | None:
+    try:
+        return await arena.run(spec)
+    except sandbox.BadArchive as error:
+        if re.search(words, str(error)) is None:
+            raise
+        return None
 
 
 async def _all_refused(arena: Arena, cases: Iterable[tuple[bytes, str]]) -> None:
@@ -225,11 +235,8 @@ async def test_an_archive_that_asks_for_a_giant_dictionary_is_refused(arena: Are
     spec = arena.shell_spec(
         "echo ran", archive=sandbox.Archive(source=arena.host_file(bytes(data)))
     )
-    try:
-        seen = await arena.run(spec)
-    except sandbox.BadArchive as error:
-        assert "memory" in str(error) or "damaged" in str(error)
-    else:
+    seen = await _run_unless_refused(arena, spec, "memory|damaged")
+    if seen is not None:
         # An allocation that nobody touches costs nothing: then it is an archive like any other.
         assert seen.stdout == b"ran\n"
         assert seen.result.usage.memory_peak_bytes < 200 << 20
@@ -245,11 +252,8 @@ async def test_a_tar_with_a_header_of_gigabytes_is_refused(arena: Arena) -> None
     # One that delivers is read within the task's own memory, and no further.
     source = arena.host_file(gzip.compress(packed, 1))
     spec = arena.shell_spec("echo ran", archive=sandbox.Archive(source=source))
-    try:
-        seen = await arena.run(spec)
-    except sandbox.BadArchive as error:
-        assert "memory" in str(error)
-    else:
+    seen = await _run_unless_refused(arena, spec, "memory")
+    if seen is not None:
         assert seen.ended == (Reason.OUT_OF_MEMORY, 137)
         assert seen.stdout == b""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -157,7 +159,7 @@ trio.run(main)
 async def test_nothing_can_be_typed_into_the_pools_own_terminal(arena: Arena) -> None:
     controller, terminal = os.openpty()
     try:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: ASYNC220
             [sys.executable, "-c", _ON_A_TERMINAL, arena.mode.name],
             stdin=terminal,
             stdout=terminal,
@@ -171,9 +173,6 @@ async def test_nothing_can_be_typed_into_the_pools_own_terminal(arena: Arena) ->
                 said += os.read(controller, 4096).decode()
             process.wait(10)
         waiting = bytearray(4)
-        import fcntl
-        import termios
-
         fcntl.ioctl(terminal, termios.FIONREAD, waiting)
     finally:
         os.close(terminal)
@@ -188,6 +187,11 @@ async def test_nothing_can_be_typed_into_the_pools_own_terminal(arena: Arena) ->
 _OWN_SETTINGS = ("kernel/shmmax", "kernel/msgmax", "kernel/msgmni", "fs/mqueue/msg_max")
 
 
+def _host_settings() -> list[str]:
+    names = (*_OWN_SETTINGS, "kernel/core_pattern")
+    return [Path(f"/proc/sys/{name}").read_text() for name in names]
+
+
 @case(85)
 async def test_no_kernel_setting_of_the_host_or_of_a_neighbour_can_be_written(
     arena: Arena,
@@ -196,8 +200,7 @@ async def test_no_kernel_setting_of_the_host_or_of_a_neighbour_can_be_written(
     look = f"""
 tell(**{{name: read(f"/proc/sys/{{name}}").decode() for name in {_OWN_SETTINGS}}})
 """
-    host = [Path(f"/proc/sys/{name}").read_text() for name in _OWN_SETTINGS]
-    pattern = Path("/proc/sys/kernel/core_pattern").read_text()
+    host = _host_settings()
     clean = (await arena.python(look)).told
     seen = await arena.python(f"""
 for name in {_OWN_SETTINGS}:
@@ -216,8 +219,7 @@ tell(told=told)
     assert not opened
     for _ in range(2):
         assert (await arena.python(look)).told == clean
-    assert [Path(f"/proc/sys/{name}").read_text() for name in _OWN_SETTINGS] == host
-    assert Path("/proc/sys/kernel/core_pattern").read_text() == pattern
+    assert _host_settings() == host
 
 
 @case(86)
@@ -286,8 +288,9 @@ async def test_what_kernels_were_broken_by_is_refused(arena: Arena) -> None:
     seen = await arena.python("""
 zero = ctypes.create_string_buffer(256)
 tell(bpf=attempt(system, "bpf", 0, zero, 48), uring=attempt(system, "io_uring_setup", 1, zero),
-     userfaultfd=attempt(system, "userfaultfd", 0), perf=attempt(
-     system, "perf_event_open", zero, 0, -1, -1, 0), fanotify=attempt(system, "fanotify_init", 0, 0),
+     userfaultfd=attempt(system, "userfaultfd", 0),
+     perf=attempt(system, "perf_event_open", zero, 0, -1, -1, 0),
+     fanotify=attempt(system, "fanotify_init", 0, 0),
      module=attempt(system, "init_module", zero, 1, b""), kexec=attempt(
      system, "kexec_load", 0, 0, 0, 0), secret=attempt(system, "memfd_secret", 0),
      vmsplice=attempt(system, "vmsplice", 1, zero, 0, 0), acct=attempt(system, "acct", 0),

@@ -1,6 +1,6 @@
 """Copies `sandbox` with its tests, and what they need, to where any user can read them.
 
-    python -m tools.readable FOLDER
+    python -m tests.readable FOLDER
 
 The virtual environment of a checkout often lies where only its owner may look.
 """
@@ -21,8 +21,8 @@ _OURS = ("sandbox", "tests/sandbox", "tests/abuse")
 
 
 def copy(top: Path) -> None:
-    """Fill a new folder; it can be put on PYTHONPATH."""
-    top.mkdir(mode=0o755)
+    """Fill a folder; it can be put on PYTHONPATH."""
+    top.mkdir(exist_ok=True)
     for name in _DISTRIBUTIONS:
         for file in importlib.metadata.files(name) or ():
             if ".." not in file.parts and "__pycache__" not in file.parts:
@@ -31,7 +31,7 @@ def copy(top: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     for name in _OURS:
         shutil.copytree(_ROOT / name, top / name, ignore=ignored)
-    for name in ("tests/__init__.py", "pyproject.toml"):
+    for name in ("tests/__init__.py", "tests/readable.py", "pyproject.toml"):
         shutil.copy(_ROOT / name, top / name)
     for path in (top, *top.rglob("*")):
         path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
