@@ -6,7 +6,7 @@ from typing import Any
 
 from sandbox.controllers import OVERHEAD_PIDS
 from sandbox.machine import kernel_version
-from sandbox.python import find_python
+from sandbox.python import Python, find_python
 from sandbox.spec import Limits, Spec
 
 _INODE_BYTES = 4096
@@ -14,10 +14,16 @@ _PROCESSES_PER_NAMESPACE = (5, 14)
 _LEAST_INODES = 64
 
 
-def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
+def describe(
+    spec: Spec,
+    *,
+    with_cgroup: bool,
+    python: Python | None = None,
+    overhead_pids: int = OVERHEAD_PIDS,
+) -> dict[str, Any]:
     """Describe a run. Paths of the host become absolute, and the environment whole."""
     limits = spec.limits
-    python = spec.python or find_python()
+    python = python or spec.python or find_python()
     binds = [(str(bind.source.absolute()), str(bind.target)) for bind in spec.binds]
     if python.prefix is not None:
         binds.append((str(python.prefix), str(python.target)))
@@ -37,7 +43,7 @@ def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
             "file_bytes": limits.file_bytes,
             "cpu_s": limits.cpu_s,
         },
-        "without_cgroup": None if with_cgroup else _without_cgroup(limits),
+        "without_cgroup": None if with_cgroup else _without_cgroup(limits, overhead_pids),
         "quotas": [
             ("task", limits.scratch_bytes, limits.scratch_inodes),
             ("tmp", limits.tmp_bytes, _inodes(limits.tmp_bytes)),
@@ -49,15 +55,26 @@ def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
         ],
         "archive": archive,
         "binds": binds,
+        "seccomp": spec.seccomp,
         "output_dir": spec.output_dir,
     }
 
 
-def _without_cgroup(limits: Limits) -> dict[str, int]:
+def describe_in_cell(
+    spec: Spec, *, with_cgroup: bool, python: Python, overhead_pids: int
+) -> dict[str, Any]:
+    """Describe a run for a launcher, which gets its sources as open files."""
+    described = describe(spec, with_cgroup=with_cgroup, python=python, overhead_pids=overhead_pids)
+    described["files"] = [(file.name, file.mode) for file in spec.files]
+    del described["binds"]
+    return described
+
+
+def _without_cgroup(limits: Limits, overhead_pids: int) -> dict[str, int]:
     return {
         # A backstop behind the watchdog, with room for the stacks of threads.
         "data_bytes": 2 * limits.memory_bytes,
-        "processes": limits.pids + OVERHEAD_PIDS,
+        "processes": limits.pids + overhead_pids,
         "count_per_namespace": kernel_version() >= _PROCESSES_PER_NAMESPACE,
     }
 

@@ -36,6 +36,7 @@ from hivemind.supervision import (
     open_supervisor,
 )
 from hivemind.worker.capacity import Wish, measure_machine, plan_capacity
+from hivemind.worker.cells import plan_cells
 from hivemind.worker.dial import Dial, NotTrusted
 from hivemind.worker.errors import WorkerError
 from hivemind.worker.gpus import open_gpus
@@ -80,9 +81,16 @@ class Worker:
     """A worker that its master has welcomed; made by ``open_worker``."""
 
     def __init__(
-        self, config: WorkerConfig, *, runner: Runner, link: Link, held: HeldAttempts
+        self,
+        config: WorkerConfig,
+        *,
+        pool: sandbox.Pool,
+        runner: Runner,
+        link: Link,
+        held: HeldAttempts,
     ) -> None:
         self._config = config
+        self._pool = pool
         self._runner = runner
         self._link = link
         self._held = held
@@ -99,6 +107,7 @@ class Worker:
             log.error("policies_not_reloaded", error=str(error))
         else:
             self._runner.use_profiles(policies.profiles)
+            self._pool.use_cell_rules(plan_cells(policies.profiles.values()))
             log.info("policies_reloaded")
 
     async def drain(self) -> None:
@@ -189,7 +198,8 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
         outbox = Outbox(folder / "attempts")
         held = HeldAttempts()
         await recover(outbox, held)
-        async with _open_sandboxes(config, capacity.slots) as pool:
+        cells = plan_cells(policies.profiles.values())
+        async with _open_sandboxes(config, capacity.slots, cells) as pool:
             identity = await _join(dial, IdentityFolder(folder), config, known)
             transfers = Transfers(dial, identity)
             runner = Runner(
@@ -220,7 +230,7 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
                 ),
                 measure=measure,
             )
-            worker = Worker(config, runner=runner, link=link, held=held)
+            worker = Worker(config, pool=pool, runner=runner, link=link, held=held)
             async with _supervised(worker):
                 yield worker
 
@@ -287,17 +297,24 @@ async def _join(
 
 
 @asynccontextmanager
-async def _open_sandboxes(config: WorkerConfig, slots: int) -> AsyncIterator[sandbox.Pool]:
-    wanted = sandbox.PoolConfig(
-        limits="cgroup" if config.limits == "cgroup" else "best-effort",
-        slots=slots,
-        cgroup_parent="hivemind",
-    )
+async def _open_sandboxes(
+    config: WorkerConfig, slots: int, cells: sandbox.CellRules
+) -> AsyncIterator[sandbox.Pool]:
     try:
-        async with sandbox.open_pool(wanted) as pool:
+        async with sandbox.open_pool(_pool_config(config, slots, cells)) as pool:
             yield pool
     except sandbox.Unavailable as error:
         raise SandboxUnavailable(_what_is_missing(error, config)) from error
+
+
+def _pool_config(config: WorkerConfig, slots: int, cells: sandbox.CellRules) -> sandbox.PoolConfig:
+    """What the pool of sandboxes is told; the one place for it."""
+    return sandbox.PoolConfig(
+        limits="cgroup" if config.limits == "cgroup" else "best-effort",
+        slots=slots,
+        cgroup_parent="hivemind",
+        cells=cells,
+    )
 
 
 def _what_is_missing(error: sandbox.Unavailable, config: WorkerConfig) -> str:

@@ -9,6 +9,7 @@ import trio
 
 import sandbox
 from hivemind.core.messages import Assignment
+from hivemind.core.policy import Profile
 from hivemind.core.records import (
     Ending,
     Outcome,
@@ -22,10 +23,17 @@ from hivemind.core.sizes import show_size
 from hivemind.core.wording import one_line
 from hivemind.worker.archive_entry import find_entry
 from hivemind.worker.attempt_log import AttemptLog
-from hivemind.worker.build import BadPayload, build_archive, build_command, build_script
+from hivemind.worker.build import (
+    BadPayload,
+    Order,
+    build_archive,
+    build_command,
+    build_script,
+)
 from hivemind.worker.ending import ending_of, without_result
 from hivemind.worker.errors import WorkerError
 from hivemind.worker.held import HeldAttempt
+from hivemind.worker.machine import NotHere, check_machine
 from hivemind.worker.outbox import AttemptFolder, Outbox
 from hivemind.worker.transfers import NotWanted, TransferFailed, Transfers
 
@@ -56,6 +64,8 @@ class Execution:
 
     assignment: Assignment
     spec: TaskSpec
+    profile: Profile
+    """This machine's own, which the spec fits."""
     held: HeldAttempt
     pool: sandbox.Pool
     outbox: Outbox
@@ -99,7 +109,7 @@ class Execution:
             return Ending(
                 outcome=Outcome.FAILED, reason=Reason.BAD_PAYLOAD, detail=one_line(str(error))
             )
-        except sandbox.BadSpec as error:
+        except (sandbox.BadSpec, NotHere) as error:
             return Refused(RefusalKind.POLICY, str(error))
 
     # -- before ---------------------------------------------------------------------------------
@@ -132,17 +142,24 @@ class Execution:
             await trio.to_thread.run_sync(path.write_bytes, inline or b"")
 
     async def _build(self) -> sandbox.Spec:
-        spec, ref, folder = self.spec, self.held.ref, self._folder
+        await trio.to_thread.run_sync(check_machine, self.spec, self.profile)
+        spec, folder = self.spec, self._folder
+        order = Order(
+            spec=spec,
+            ref=self.held.ref,
+            account=self.assignment.account,
+            profile=self.profile,
+        )
         stdin = folder.stdin if spec.has_stdin else None
         match spec.kind:
             case PayloadKind.COMMAND:
-                return build_command(spec, ref, argv=spec.argv, stdin=stdin)
+                return build_command(order, argv=spec.argv, stdin=stdin)
             case PayloadKind.SCRIPT:
                 head = await trio.to_thread.run_sync(_head, folder.payload)
-                return build_script(spec, ref, payload=folder.payload, head=head, stdin=stdin)
+                return build_script(order, payload=folder.payload, head=head, stdin=stdin)
             case PayloadKind.ARCHIVE:
                 archive = functools.partial(
-                    build_archive, spec, ref, payload=folder.payload, stdin=stdin
+                    build_archive, order, payload=folder.payload, stdin=stdin
                 )
                 entry = spec.command or await find_entry(self.pool, archive(entry=("true",)))
                 return archive(entry=entry)

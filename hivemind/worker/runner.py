@@ -128,6 +128,7 @@ class Runner:
             execution=Execution(
                 assignment=assignment,
                 spec=spec,
+                profile=self._profiles[spec.policy],
                 pool=self._pool,
                 outbox=self._outbox,
                 transfers=self._transfers,

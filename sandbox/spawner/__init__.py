@@ -10,7 +10,7 @@ Modules, in the order of one run:
 - `house` lays out the private file tree: bubblewrap, /etc for tasks, the slots' tmpfs;
 - `child` is the process that becomes the sandbox: it joins the cgroup, gives up every privilege,
   has `stage` (with `archive`) put the inputs in place, and executes bubblewrap with the command
-  line of `bwrap` and the filter of `seccomp`;
+  line of `bwrap` and the filter of `seccomp` (assembled by `bpf`, numbers from `syscalls`);
 - `collect` writes a finished task's output as a tar;
 - `linux` holds the system calls that Python lacks.
 

@@ -159,10 +159,11 @@ def _arrange_descriptors(
     streams: tuple[int, int, int], args: int, filter_fd: int, report: int
 ) -> None:
     """Leave exactly six descriptors open, at their final numbers."""
-    wanted = [
-        fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE)
-        for descriptor in (*streams, args, filter_fd, report)
-    ]
+    _arrange_descriptors_at((*streams, args, filter_fd, report))
+
+
+def _arrange_descriptors_at(descriptors: tuple[int, ...]) -> None:
+    wanted = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for descriptor in descriptors]
     for number, descriptor in enumerate(wanted):
         os.dup2(descriptor, number, inheritable=True)
     # All others are close-on-exec by now; a list, for counting to the limit may take long.

@@ -6,7 +6,6 @@ mounting and forking are all that it does itself.
 """
 
 # Descriptors and plain strings throughout; pathlib would slow the start.
-# ruff: noqa: PTH118
 
 from __future__ import annotations
 
@@ -17,7 +16,8 @@ import select
 import socket
 from typing import Any
 
-from sandbox.spawner import child, collect, house, linux, seccomp
+from sandbox.spawner import cell, child, collect, house, linux, seccomp
+from sandbox.spawner.datagrams import receive
 
 _MESSAGE_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 32
@@ -30,7 +30,10 @@ class Spawner:
         self._link = link
         self._as_root: bool = config["as_root"]
         self._bwrap_path = bwrap_path
-        self._filter = seccomp.build_filter(platform.machine())
+        self._package = config["package"]
+        self._filters = {
+            mode: seccomp.build_filter(platform.machine(), mode=mode) for mode in seccomp.MODES
+        }
         self._children: dict[int, tuple[int, int]] = {}  # pidfd: (pid, id)
         self._poll = select.poll()
         self._poll.register(link, select.POLLIN)
@@ -45,9 +48,7 @@ class Spawner:
                     return
 
     def _answer_one(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(
-            self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        data, descriptors = receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
         if not data:
             return False
         message = json.loads(data)
@@ -56,6 +57,8 @@ class Spawner:
         try:
             if message["op"] == "start":
                 pidfd = self._start(message, descriptors)
+            elif message["op"] == "start_cell":
+                pidfd = self._start_cell(message, descriptors)
             elif message["op"] == "collect":
                 pidfd = self._collect(message, descriptors)
             else:
@@ -89,7 +92,7 @@ class Spawner:
             child.become_sandbox(
                 start,
                 bwrap_path=self._bwrap_path,
-                filter_program=self._filter,
+                filter_program=self._filters[start["seccomp"]],
                 as_root=self._as_root,
                 slot=slot,
                 uid=uid,
@@ -99,12 +102,36 @@ class Spawner:
             )
         return self._watch(pid, pidfd, message["id"])
 
+    def _start_cell(self, message: dict[str, Any], descriptors: list[int]) -> int:
+        report, link, *cgroups = descriptors
+        slot, uid = message["slot"], message["uid"]
+        cell.install_launcher(self._package)
+        sources = [os.path.realpath(source) for source, _ in message["binds"]]
+        house.mount_slot(slot, uid, {}, sources)
+        into = cgroups.pop(0) if message["into_cgroup"] else None
+        pid, pidfd = linux.clone(linux.CLONE_NEWPID, into)
+        if pid == 0:
+            cell.become_cell(
+                message,
+                bwrap_path=self._bwrap_path,
+                as_root=self._as_root,
+                slot=slot,
+                uid=uid,
+                report=report,
+                link=link,
+                keep_cgroup_ns=message["keep_cgroup_ns"],
+                joins=cgroups,
+            )
+        return self._watch(pid, pidfd, message["id"])
+
     def _collect(self, message: dict[str, Any], descriptors: list[int]) -> int:
-        report, destination = descriptors
+        report, destination, *kept = descriptors
+        # What ran in a cell left its folder behind as a descriptor, what ran alone as a mount.
+        folder = f"/proc/self/fd/{kept[0]}" if kept else house.slot_path(message["slot"]) + "/task"
         pid, pidfd = linux.clone(0)
         if pid == 0:
             collect.collect_and_exit(
-                os.path.join(house.slot_path(message["slot"]), "task"),
+                folder,
                 message["folder"],
                 message["outputs"],
                 destination,
