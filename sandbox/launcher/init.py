@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 from typing import Any, NoReturn
 
@@ -114,7 +115,12 @@ class Init:
         """Answer the pool's message, and close every descriptor but those of the streams."""
         data = json.dumps({"id": self._message["id"], "answer": "start", **fields}).encode()
         if descriptors:
-            socket.send_fds(self._link, [data], descriptors)
+            try:
+                socket.send_fds(self._link, [data], descriptors)
+            except OSError as error:
+                # Descriptors in flight are counted per user (ETOOMANYREFS, unix(7)), and the run
+                # before may have left more than there may be, until the kernel has cleared them.
+                self._fail("setup", f"cannot hand out descriptors: {error.strerror}")
         else:
             self._link.send(data)
 
@@ -124,6 +130,9 @@ class Init:
 
     def _wait(self, task_pid: int) -> NoReturn:
         """Reap whatever ends here until the task's first process does, and end as a shell would."""
+        # Python's own handler would end this process: then a task could end its init, and so forge
+        # its exit code. As pid 1 it is not reached by a signal that it leaves to the kernel.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         self._link.close()
         os.closerange(0, _MOST_DESCRIPTORS)  # whoever reads the task's output shall see its end
         while True:

@@ -119,9 +119,14 @@ def by_descriptor():
 def through(path):
     os.chdir(path)
     return climb()
-views = {name: action() for name, action in dict(
-    cwd=climb, descriptor=by_descriptor, init=lambda: through("/proc/1/root"),
-    own=lambda: through("/proc/self/root"), init_cwd=lambda: through("/proc/1/cwd")).items()}
+views = {}
+for name, action in dict(
+        cwd=climb, descriptor=by_descriptor, init=lambda: through("/proc/1/root"),
+        own=lambda: through("/proc/self/root"), init_cwd=lambda: through("/proc/1/cwd")).items():
+    try:
+        views[name] = action()
+    except PermissionError:
+        pass  # its init may be closed to it: better still
 reads = {path: attempt(read, path + secret) for path in (
     "/proc/1/root", "/proc/self/root/..", "/proc/1/cwd/../..", f"/proc/self/fd/{top}/..",
     "/proc/thread-self/root", "/proc/self/task/1/root")}
@@ -152,12 +157,13 @@ async def test_another_root_cannot_be_had_to_climb_out_of(arena: Arena) -> None:
     seen = await arena.python("""
 os.mkdir("jail")
 outside = os.open("/", os.O_RDONLY)
-told = dict(chroot=attempt(system, "chroot", b"jail"),
-            pivot=attempt(system, "pivot_root", b"jail", b"jail"),
-            mnt=attempt(system, "setns", os.open("/proc/1/ns/mnt", os.O_RDONLY), 0))
-tell(**told)
+def join(who):
+    system("setns", os.open(f"/proc/{who}/ns/mnt", os.O_RDONLY), 0)
+tell(chroot=attempt(system, "chroot", b"jail"),
+     pivot=attempt(system, "pivot_root", b"jail", b"jail"),
+     own=attempt(join, "self"), init=attempt(join, "1"))
 """)
-    assert set(seen.told.values()) == {"EPERM"}
+    assert set(seen.told.values()) <= {"EPERM", "EACCES"}
 
 
 @case(68)

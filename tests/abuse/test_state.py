@@ -210,10 +210,7 @@ tell(poisoned=hasattr(sys, "poisoned"), odd=random is sys, finders=len(sys.meta_
             assert told == {"poisoned": False, "odd": False, "finders": True, "file": False}
 
 
-@case(108)
-async def test_descriptors_in_flight_are_few_and_gone_with_the_run(arena: Arena) -> None:
-    """A message may hold descriptors, and a socket that nobody holds but its own message."""
-    seen = await arena.python("""
+_IN_FLIGHT = """
 import array
 sent, keep = 0, []
 def flood():
@@ -232,13 +229,32 @@ def flood():
         one.close()
         two.close()
 tell(error=attempt(flood), sent=sent)
-""")
+"""
+
+
+@case(108)
+async def test_descriptors_in_flight_are_few_and_gone_with_the_run(arena: Arena) -> None:
+    """A message may hold descriptors, and a socket that nobody holds but its own message."""
+    seen = await arena.python(_IN_FLIGHT)
     assert seen.result.reason is Reason.OUT_OF_MEMORY or seen.told["error"] in (
         "ETOOMANYREFS",
         "EMFILE",
         "ENOBUFS",
     ), seen.told
     assert seen.result.reason is Reason.OUT_OF_MEMORY or seen.told["sent"] < 100_000
+
+
+@case(110)
+async def test_a_hoard_of_descriptors_in_flight_keeps_no_other_task_from_starting(
+    arena: Arena,
+) -> None:
+    """The kernel counts them per user, and the pool itself starts tasks by sending descriptors."""
+    spec = arena.python_spec(_IN_FLIGHT + "time.sleep(100)\n")
+    async with arena.open(spec) as run:
+        assert b"sent" in await arena.first_line(run)
+        with trio.fail_after(20):
+            for _ in range(3):
+                assert (await arena.shell("echo through")).stdout == b"through\n"
 
 
 @case(109)
