@@ -73,6 +73,7 @@ class Init:
         finally:
             if pid:
                 os._exit(1)  # never back into the launcher's loop
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
         linux.set_dumpable(True)
         for number in range(3):
@@ -103,6 +104,9 @@ class Init:
             archive = descriptors[-1] if message["archive"] is not None else None
             stage.stage(stage.Inputs(files, archive), "/task", message)
             confine.apply_limits(message["limits"])
+            # Python's own handler would end this process: a task could end its init, and so forge
+            # its exit code. As pid 1 it is not reached by a signal that it leaves to the kernel.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         except stage.StageError as error:
             self._fail(error.kind, error.text)
         except MemoryError:
@@ -130,9 +134,6 @@ class Init:
 
     def _wait(self, task_pid: int) -> NoReturn:
         """Reap whatever ends here until the task's first process does, and end as a shell would."""
-        # Python's own handler would end this process: then a task could end its init, and so forge
-        # its exit code. As pid 1 it is not reached by a signal that it leaves to the kernel.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         self._link.close()
         os.closerange(0, _MOST_DESCRIPTORS)  # whoever reads the task's output shall see its end
         while True:
