@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import trio
 
-from sandbox.cell import Cell
+from sandbox.cell import Cell, to_launcher
 from sandbox.deadlines import Deadline, Deadlines
 from sandbox.describe import describe_in_cell
 from sandbox.errors import BadSpec, SandboxError, SetupFailed
@@ -169,7 +168,7 @@ class CellRun(Run):
             return fields, []
         body = os.memfd_create("run", os.MFD_CLOEXEC)
         given.callback(os.close, body)
-        write_file(body, json.dumps(fields).encode())
+        write_file(body, to_launcher(fields))
         return {"body_follows": True}, [body]
 
     def _open_source(self, path: Path, given: contextlib.ExitStack) -> int:

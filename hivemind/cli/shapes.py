@@ -67,6 +67,7 @@ def _attempt_shape(attempt: "Attempt") -> Document:
             "wall_s": attempt.usage.wall_s,
             "cpu_s": attempt.usage.cpu_s,
             "memory_peak_bytes": attempt.usage.memory_peak_bytes,
+            "gpu_memory_peak_bytes": attempt.usage.gpu_memory_peak_bytes,
         },
         "result_bytes": attempt.result_bytes,
         "assigned_at": attempt.assigned_at,

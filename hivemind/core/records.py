@@ -204,6 +204,7 @@ class Usage:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     memory_peak_bytes: int = 0
+    gpu_memory_peak_bytes: int = 0
 
 
 @attrs.frozen(kw_only=True)

@@ -35,10 +35,11 @@ from hivemind.supervision import (
     StartFailed,
     open_supervisor,
 )
-from hivemind.worker.capacity import Wish, measure_machine, plan_capacity
+from hivemind.worker.capacity import Wish, measure_machine, offered_gpus, plan_capacity, with_gpus
 from hivemind.worker.cells import plan_cells
 from hivemind.worker.dial import Dial, NotTrusted
 from hivemind.worker.errors import WorkerError
+from hivemind.worker.gpu_slots import GpuSlots
 from hivemind.worker.gpus import open_gpus
 from hivemind.worker.held import HeldAttempts
 from hivemind.worker.identity import Identity, IdentityFolder, join
@@ -197,6 +198,8 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
     with _own_home(config.home) as folder, open_gpus() as gpus:
         outbox = Outbox(folder / "attempts")
         held = HeldAttempts()
+        devices = offered_gpus(gpus, policies.profiles.values())
+        capacity = with_gpus(capacity, devices)
         await recover(outbox, held)
         cells = plan_cells(policies.profiles.values())
         async with _open_sandboxes(config, capacity.slots, cells) as pool:
@@ -209,6 +212,8 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
                 transfers=transfers,
                 capacity=capacity,
                 profiles=policies.profiles,
+                gpus=gpus,
+                gpu_slots=GpuSlots(devices),
             )
             signs = VitalSigns(folder, gpus)
 

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import NoReturn
+else:
+    import _signal  # without the enumerations of the module around it
+
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
-_DEFAULTS = (signal.SIGPIPE, signal.SIGXFSZ)  # those that Python ignores; ignoring outlives execve
+_DEFAULTS = (
+    _signal.SIGPIPE,
+    _signal.SIGXFSZ,
+)  # those that Python ignores; ignoring outlives execve
 
 
 class CannotExecute(Exception):
@@ -46,6 +55,24 @@ def spawn(argv: list[str], env: dict[str, str], streams: tuple[int, int, int]) -
         if error.errno != errno.ENOEXEC:
             raise
         return _spawn("/bin/sh", ["/bin/sh", path, *argv[1:]], env, streams)
+
+
+def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
+    """Become the command.
+
+    Raises:
+        CannotExecute: there is nothing to execute.
+        OSError: the kernel refused it for another reason.
+    """
+    path = _find(argv[0], env.get("PATH", ""))
+    for number in _DEFAULTS:
+        _signal.signal(number, _signal.SIG_DFL)
+    try:
+        os.execve(path, argv, env)  # noqa: S606
+    except PermissionError:
+        raise CannotExecute(NOT_EXECUTABLE, argv[0], "Permission denied") from None
+    except FileNotFoundError:
+        raise CannotExecute(NOT_FOUND, argv[0], "not found") from None
 
 
 def _spawn(path: str, argv: list[str], env: dict[str, str], streams: tuple[int, int, int]) -> int:

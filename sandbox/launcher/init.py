@@ -6,14 +6,18 @@ ends, so does this one, and the kernel kills whatever is left in the pid namespa
 
 from __future__ import annotations
 
-import json
+import _socket
 import os
-import signal
-import socket
-from typing import Any, NoReturn
 
-from sandbox.launcher import command, confine
-from sandbox.spawner import linux, stage
+from sandbox.launcher import answers, command, confine
+from sandbox.spawner import datagrams, linux, stage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import Any, NoReturn
+else:
+    import _signal  # without the enumerations of the module around it
 
 _MOST_DESCRIPTORS = 512  # above what one message can bring
 _E2BIG = 7
@@ -24,7 +28,7 @@ class Init:
 
     def __init__(
         self,
-        link: socket.socket,
+        link: _socket.socket,
         seccomp: linux.Filter,
         message: dict[str, Any],
         descriptors: list[int],
@@ -50,15 +54,15 @@ class Init:
         try:
             pid = command.spawn(self._message["argv"], self._message["env"], streams)
         except command.CannotExecute as error:
-            self._tell({}, [os.pidfd_open(os.getpid()), task])
+            self._tell(task)
             os.write(streams[2], error.text.encode("utf-8", "surrogateescape"))
             os._exit(error.exit_code)
         except OSError as error:
             self._fail("spec" if error.errno == _E2BIG else "setup", str(error.strerror or error))
-        self._tell({}, [os.pidfd_open(os.getpid()), task])
+        self._tell(task)
         self._wait(pid)
 
-    def fork(self) -> tuple[list[str], dict[str, str]]:
+    def fork(self) -> None:
         """Fork a Python task; returns in its process alone, which is ready to go on as the task."""
         pid = -1
         try:
@@ -68,19 +72,17 @@ class Init:
             except OSError as error:
                 self._fail("setup", str(error))
             if pid:
-                self._tell({}, [os.pidfd_open(os.getpid()), task])
+                self._tell(task)
                 self._wait(pid)
         finally:
             if pid:
                 os._exit(1)  # never back into the launcher's loop
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         os.setsid()
         linux.set_dumpable(True)
         for number in range(3):
             os.dup2(self._descriptors[number], number, inheritable=True)
         self._link.detach()
         os.closerange(3, _MOST_DESCRIPTORS)
-        return self._message["argv"], self._message["env"]
 
     def _prepare(self) -> int:
         """Mount, give up every right and stage; returns a descriptor of /task."""
@@ -106,7 +108,7 @@ class Init:
             confine.apply_limits(message["limits"])
             # Python's own handler would end this process: a task could end its init, and so forge
             # its exit code. As pid 1 it is not reached by a signal that it leaves to the kernel.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
         except stage.StageError as error:
             self._fail(error.kind, error.text)
         except MemoryError:
@@ -115,21 +117,18 @@ class Init:
             self._fail("setup", f"{type(error).__name__}: {error}")
         return task
 
-    def _tell(self, fields: dict[str, Any], descriptors: list[int]) -> None:
-        """Answer the pool's message, and close every descriptor but those of the streams."""
-        data = json.dumps({"id": self._message["id"], "answer": "start", **fields}).encode()
-        if descriptors:
-            try:
-                socket.send_fds(self._link, [data], descriptors)
-            except OSError as error:
-                # Descriptors in flight are counted per user (ETOOMANYREFS, unix(7)), and the run
-                # before may have left more than there may be, until the kernel has cleared them.
-                self._fail("setup", f"cannot hand out descriptors: {error.strerror}")
-        else:
-            self._link.send(data)
+    def _tell(self, task: int) -> None:
+        """Say that the task has started, and hand over what outlives this process or ends it."""
+        itself = os.pidfd_open(os.getpid())
+        try:
+            datagrams.send(self._link, answers.done(self._message["id"], "start"), (itself, task))
+        except OSError as error:
+            # Descriptors in flight are counted per user (ETOOMANYREFS, unix(7)): a run beside this
+            # one, or one before it until the kernel has cleared up, may hold all there may be.
+            self._fail("setup", f"cannot hand out descriptors: {error.strerror}")
 
     def _fail(self, kind: str, text: str) -> NoReturn:
-        self._tell({"error": " ".join(text.split())[:500], "kind": kind}, [])
+        self._link.send(answers.refused(self._message["id"], "start", kind, text))
         os._exit(1)
 
     def _wait(self, task_pid: int) -> NoReturn:

@@ -5,43 +5,49 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import socket
 import sys
-import types
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.launcher import warm
+elif sys.argv[1] == "warm":
+    # First of all, since it notes which modules a new interpreter has by itself; and from this
+    # file's own folder, which is the first on the path, since it is not to be part of a package.
+    import warm
+
+import _socket  # noqa: E402
+import gc  # noqa: E402
+import os  # noqa: E402
 
 
-def _make_package_importable(top: str) -> None:
-    """Let `sandbox.launcher` be imported from the copy beside this file, without attrs or Trio."""
-    package = types.ModuleType("sandbox")
-    package.__path__ = [os.path.dirname(top)]
+def _make_package_importable() -> None:
+    """Let `sandbox.launcher` be imported from the copy around this file, without attrs or Trio."""
+    package = type(sys)("sandbox")
+    package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
     sys.modules["sandbox"] = package
 
 
 def main() -> None:
-    """Serve; in the process of a Python task, go on as that task."""
-    _make_package_importable(os.path.dirname(os.path.abspath(__file__)))
-    kind, descriptor = sys.argv[1], int(sys.argv[2])
+    """Serve. In the process of a Python task this returns, and the interpreter goes on as it."""
+    _make_package_importable()
     from sandbox.launcher import serve
 
-    if kind == "warm":
-        from sandbox.launcher import warm
-
-        warm.preload()
+    kind, descriptor = sys.argv[1], int(sys.argv[2])
+    link = _socket.socket(fileno=descriptor)
+    os.set_inheritable(descriptor, False)
+    ready = warm.preload() if kind == "warm" else None
     # What is never freed need not be looked at again, which would have forks copy its pages.
     gc.collect()
     gc.freeze()
     gc.disable()
-    link = socket.socket(fileno=descriptor)
-    link.set_inheritable(False)
-    start = serve.Launcher(link).serve()
-    if start is None:
+    task = serve.Launcher(link, ready).serve()
+    if task is None or ready is None:
         os._exit(0)  # the pool closed its end
-    from sandbox.launcher import warm
+    start, argv, env = task
+    try:
+        ready.become(start, env)
+    except warm.CannotBecomeError:
+        serve.execute_here(argv, env)
 
-    warm.become(start.argv, start.env)
 
-
-if __name__ == "__main__":
-    main()
+main()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import sys
 import types
@@ -61,6 +62,10 @@ def main(descriptor: int) -> None:
 
     link = socket.socket(fileno=descriptor)
     link.set_inheritable(False)
+    # Descriptors in flight are counted per user, and measured by the sender's soft limit: who
+    # answers for all must be above what tasks may hold. Each task gets its own limit later.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     config = json.loads(link.recv(1 << 16))
     try:
         _enter_namespaces(config)

@@ -15,7 +15,12 @@ _SHELL = ("/bin/sh", "-c", 'exec "$@"', "sh")
 
 
 def build_options(
-    slot: int, env: dict[str, str], binds: list[str], seccomp_fd: int, status_fd: int
+    slot: int,
+    env: dict[str, str],
+    binds: list[str],
+    devices: list[str],
+    seccomp_fd: int,
+    status_fd: int,
 ) -> bytes:
     """The options that bubblewrap reads through --args: NUL-terminated words.
 
@@ -25,6 +30,7 @@ def build_options(
         slot: whose mounts the task gets.
         env: the task's whole environment.
         binds: where the slot's bind 0, 1, ... appear in the sandbox, all read-only.
+        devices: device nodes below /dev, of the host and of the sandbox alike.
         seccomp_fd: descriptor of the filter.
         status_fd: descriptor that bubblewrap writes its JSON status to.
     """
@@ -38,6 +44,8 @@ def build_options(
     for number, target in enumerate(binds):
         words += ["--ro-bind", f"{top}/bind/{number}", target]
     words += ["--proc", "/proc", "--dev", "/dev", "--bind", f"{top}/shm", "/dev/shm"]  # noqa: S108
+    for device in devices:
+        words += ["--dev-bind", f"/host{device}", device]
     words += ["--remount-ro", "/dev", "--bind", f"{top}/tmp", "/tmp"]  # noqa: S108
     words += ["--bind", f"{top}/task", "/task", "--chdir", "/task", "--remount-ro", "/"]
     words += ["--seccomp", str(seccomp_fd), "--json-status-fd", str(status_fd)]

@@ -101,7 +101,7 @@ def become_cell(
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
         else:
-            linux.drop_capabilities()
+            child.enter_own_user_namespace()
         linux.no_new_privileges()
         options = build_options(
             slot,

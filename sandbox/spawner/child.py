@@ -70,7 +70,12 @@ def become_sandbox(
             _limit_without_cgroup(start["without_cgroup"], as_root=as_root)
         stage.stage(inputs, f"/pool/slots/{slot}/task", start)
         words = bwrap.build_options(
-            slot, start["env"], [target for _, target in start["binds"]], _SECCOMP_FD, _STATUS_FD
+            slot,
+            start["env"],
+            [target for _, target in start["binds"]],
+            start["devices"],
+            _SECCOMP_FD,
+            _STATUS_FD,
         )
         _arrange_descriptors(
             streams,
@@ -127,14 +132,19 @@ def _limit_without_cgroup(limits: dict[str, int], *, as_root: bool) -> None:
     if not as_root:
         if not limits["count_per_namespace"]:
             return
-        ids = (("uid_map", os.getuid()), ("gid_map", os.getgid()))
-        linux.unshare(linux.CLONE_NEWUSER)
-        for name, number in ids:
-            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-                file.write(f"{number} {number} 1")
-        linux.limit_inotify(_INOTIFY_PER_RUN)
-        linux.drop_capabilities()
+        enter_own_user_namespace()
     _limit(resource.RLIMIT_NPROC, limits["processes"])
+
+
+def enter_own_user_namespace() -> None:
+    """As an ordinary user: be counted apart from the user's other processes, without a right."""
+    ids = (("uid_map", os.getuid()), ("gid_map", os.getgid()))
+    linux.unshare(linux.CLONE_NEWUSER)
+    for name, number in ids:
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(f"{number} {number} 1")
+    linux.limit_inotify(_INOTIFY_PER_RUN)
+    linux.drop_capabilities()
 
 
 def _apply_limits(limits: dict[str, Any]) -> None:

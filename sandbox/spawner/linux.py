@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import platform
 import struct
 
 CLONE_NEWNS = 0x00020000
@@ -91,7 +90,7 @@ def umount(target: str) -> None:
 
 def pivot_root(new_root: str, put_old: str) -> None:
     """Make `new_root` the root of this mount namespace and hang the old one below it."""
-    number = _SYS_PIVOT_ROOT[platform.machine()]
+    number = _SYS_PIVOT_ROOT[os.uname().machine]
     _syscall(number, os.fsencode(new_root), os.fsencode(put_old), what="pivot_root")
 
 
@@ -108,7 +107,7 @@ def no_new_privileges() -> None:
 def drop_capabilities() -> None:
     """Empty the effective, permitted and inheritable capability sets of this process."""
     header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
-    _syscall(_SYS_CAPSET[platform.machine()], header, bytes(24), what="capset")
+    _syscall(_SYS_CAPSET[os.uname().machine], header, bytes(24), what="capset")
 
 
 def limit_inotify(instances: int) -> None:

@@ -202,7 +202,7 @@ class Arena:
         again = await self.run(self.shell_spec("echo still here; ls -A /task /tmp /dev/shm"))
         assert again.stdout.split() == [
             *(b"still", b"here", b"/dev/shm:", b"/task:", b"output", b"/tmp:")
-        ]
+        ], again
         await self._settle()
         assert not self.task_processes()
         assert outside.mounts() == self._mounts

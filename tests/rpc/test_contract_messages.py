@@ -100,7 +100,9 @@ requirements = st.builds(
     location=texts,
 )
 refs = st.builds(AttemptRef, texts, u32)
-usages = st.builds(Usage, wall_s=floats, cpu_s=floats, memory_peak_bytes=u63)
+usages = st.builds(
+    Usage, wall_s=floats, cpu_s=floats, memory_peak_bytes=u63, gpu_memory_peak_bytes=u63
+)
 tasks = st.builds(
     Task,
     id=texts,

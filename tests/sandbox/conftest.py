@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ import pytest
 
 import sandbox
 from sandbox import cgroups
+from sandbox.gpu import Places
+from tests.sandbox.fake_gpus import linked_nodes, make_places
 
 CGROUP_PARENT = f"sandbox-tests-{os.getpid()}"
 
@@ -74,6 +76,13 @@ async def any_pool(request: pytest.FixtureRequest) -> AsyncIterator[sandbox.Pool
     """Each kind of limits and of starts in turn: isolation and results must be the same."""
     async with _open(request.param) as pool:
         yield pool
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Iterator[Places]:
+    """Two NVIDIA GPUs that are not there."""
+    with linked_nodes() as dev:
+        yield make_places(tmp_path, dev)
 
 
 def shell(script: str, **more: Any) -> sandbox.Spec:

@@ -207,7 +207,7 @@ def test_a_value_of_a_wrong_type_names_file_key_and_what_was_expected(
 def test_who_may_reach_the_network_and_graphics_processors_is_named() -> None:
     profiles = load_policies(None).profiles
     assert profiles["network"].accounts == ("role:admin",)
-    assert profiles["gpu"].accounts == ("role:admin", "role:provider")
+    assert profiles["gpu"].accounts == ()
     wide = {name for name, profile in profiles.items() if profile.network is Network.FULL}
     assert wide == {"network"}
     assert {name for name, profile in profiles.items() if profile.gpus.most} == {"gpu"}

@@ -115,7 +115,10 @@ def outcome_from_wire(text: str) -> Outcome | None:
 def usage_to_wire(usage: Usage) -> v1.Usage:
     """Field by field."""
     return v1.Usage(
-        wall_s=usage.wall_s, cpu_s=usage.cpu_s, memory_peak_bytes=usage.memory_peak_bytes
+        wall_s=usage.wall_s,
+        cpu_s=usage.cpu_s,
+        memory_peak_bytes=usage.memory_peak_bytes,
+        gpu_memory_peak_bytes=usage.gpu_memory_peak_bytes,
     )
 
 
@@ -123,7 +126,12 @@ def usage_from_wire(wire: v1.Usage | None) -> Usage:
     """Field by field; absent is nothing used."""
     if wire is None:
         return Usage()
-    return Usage(wall_s=wire.wall_s, cpu_s=wire.cpu_s, memory_peak_bytes=wire.memory_peak_bytes)
+    return Usage(
+        wall_s=wire.wall_s,
+        cpu_s=wire.cpu_s,
+        memory_peak_bytes=wire.memory_peak_bytes,
+        gpu_memory_peak_bytes=wire.gpu_memory_peak_bytes,
+    )
 
 
 def attempt_to_wire(attempt: Attempt) -> v1.Attempt:

@@ -1218,6 +1218,8 @@ class Usage(betterproto2.Message):
 
     memory_peak_bytes: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
 
+    gpu_memory_peak_bytes: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+
 
 default_message_pool.register_message("hivemind.v1", "Usage", Usage)
 
