@@ -56,6 +56,10 @@ test-all: lint types layers proto-check
     pytest
     just wheel
 
+# hostile programs against the sandbox, in every mode, as root and as an ordinary user
+abuse *ARGS:
+    tools/abuse "$@"
+
 # build the wheel and prove that it runs from an empty folder, and sandbox with attrs and trio alone
 wheel:
     tools/wheel-check

@@ -128,7 +128,8 @@ class CellRun(Run):
         self._cell.kill()
         await self._cell.gone.wait()
         await self._over.wait()
-        if self._result is None:
+        # What its init exited with is no word of the task's: only our own doing is a result.
+        if self._result is None or self._killed_for is None:
             raise CellFailed(str(error)) from error
 
     async def close(self) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import array
 import contextlib
+import errno
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +193,23 @@ class SpawnerLink:
 
     def _try_send(self, data: bytes, ancillary: list[tuple[int, int, array.array[int]]]) -> bool:
         try:
-            self._link.sendmsg([data], ancillary)
+            try:
+                self._link.sendmsg([data], ancillary)
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:
+                    raise
+                # A task of the same user has filled the user's share of descriptors in flight. It
+                # is measured by the sender's own soft limit: ours may be as high as the hard one.
+                with _highest_open_files():
+                    self._link.sendmsg([data], ancillary)
         except BlockingIOError:
             return False
         except OSError as error:
+            if error.errno == errno.ETOOMANYREFS:
+                raise SetupFailed(
+                    "tasks of this user hold too many descriptors in flight: raise the hard limit "
+                    "of open files of this process (ulimit -Hn), or lower open_files of tasks"
+                ) from error
             raise SetupFailed(self._peer_gone) from error
         return True
 
@@ -237,6 +252,17 @@ class SpawnerLink:
             os.close(descriptor)
         if kind == "ended" and number in self._at_end:
             self._at_end.pop(number)(answer.fields)
+
+
+@contextlib.contextmanager
+def _highest_open_files() -> Iterator[None]:
+    """Stand at the hard limit of open files for the moment of one system call."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,10 @@ from sandbox.spawner import datagrams, linux, stage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import signal as _signal
     from typing import Any, NoReturn
+else:
+    import _signal  # without the enumerations of the module around it
 
 _MOST_DESCRIPTORS = 512  # above what one message can bring
 _E2BIG = 7
@@ -103,6 +106,9 @@ class Init:
             archive = descriptors[-1] if message["archive"] is not None else None
             stage.stage(stage.Inputs(files, archive), "/task", message)
             confine.apply_limits(message["limits"])
+            # Python's own handler would end this process: a task could end its init, and so forge
+            # its exit code. As pid 1 it is not reached by a signal that it leaves to the kernel.
+            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
         except stage.StageError as error:
             self._fail(error.kind, error.text)
         except MemoryError:
@@ -114,7 +120,12 @@ class Init:
     def _tell(self, task: int) -> None:
         """Say that the task has started, and hand over what outlives this process or ends it."""
         itself = os.pidfd_open(os.getpid())
-        datagrams.send(self._link, answers.done(self._message["id"], "start"), (itself, task))
+        try:
+            datagrams.send(self._link, answers.done(self._message["id"], "start"), (itself, task))
+        except OSError as error:
+            # Descriptors in flight are counted per user (ETOOMANYREFS, unix(7)): a run beside this
+            # one, or one before it until the kernel has cleared up, may hold all there may be.
+            self._fail("setup", f"cannot hand out descriptors: {error.strerror}")
 
     def _fail(self, kind: str, text: str) -> NoReturn:
         self._link.send(answers.refused(self._message["id"], "start", kind, text))

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import sys
 import types
 from typing import Any, NoReturn
 
+_INOTIFY_OF_ALL_RUNS = 96  # of the 128 that a user has; the rest is for who started the pool
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -44,6 +46,7 @@ def _enter_namespaces(config: dict[str, Any]) -> None:
     ):
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
             file.write(text)
+    linux.limit_inotify(_INOTIFY_OF_ALL_RUNS)
 
 
 def _fail(link: socket.socket, step: str, error: OSError) -> NoReturn:
@@ -59,6 +62,10 @@ def main(descriptor: int) -> None:
 
     link = socket.socket(fileno=descriptor)
     link.set_inheritable(False)
+    # Descriptors in flight are counted per user, and measured by the sender's soft limit: who
+    # answers for all must be above what tasks may hold. Each task gets its own limit later.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     config = json.loads(link.recv(1 << 16))
     try:
         _enter_namespaces(config)

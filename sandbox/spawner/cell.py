@@ -88,6 +88,8 @@ def become_cell(start: dict[str, Any], place: child.Place, *, root: str, link: i
         child.enter(place)
         _prefer_runs_for_oom_killing()
         child.give_up_privileges(place)
+        if not place.as_root:
+            child.enter_own_user_namespace()
         shared = (
             *(("net",) if start["network"] == "full" else ()),
             *(("cgroup",) if start["keep_cgroup_ns"] else ()),

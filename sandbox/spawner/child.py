@@ -25,6 +25,7 @@ from sandbox.spawner import bwrap, linux, spare, stage
 _ARGS_FD, STATUS_FD, FIRST_GIVEN_FD = 3, 4, 5
 _SECCOMP_FD = FIRST_GIVEN_FD
 _MOST_CPU_S = 1 << 32  # an rlimit is a number of the kernel's; any float may be asked for
+_INOTIFY_PER_RUN = 16
 _ABOVE = 16  # descriptors are first moved out of the way of the numbers above
 
 
@@ -190,13 +191,19 @@ def _limit_without_cgroup(limits: dict[str, int], *, as_root: bool) -> None:
     if not as_root:
         if not limits["count_per_namespace"]:
             return
-        ids = (("uid_map", os.getuid()), ("gid_map", os.getgid()))
-        linux.unshare(linux.CLONE_NEWUSER)
-        for name, number in ids:
-            with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-                file.write(f"{number} {number} 1")
-        linux.drop_capabilities()
+        enter_own_user_namespace()
     _limit(resource.RLIMIT_NPROC, limits["processes"])
+
+
+def enter_own_user_namespace() -> None:
+    """As an ordinary user: be counted apart from the user's other processes, without a right."""
+    ids = (("uid_map", os.getuid()), ("gid_map", os.getgid()))
+    linux.unshare(linux.CLONE_NEWUSER)
+    for name, number in ids:
+        with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(f"{number} {number} 1")
+    linux.limit_inotify(_INOTIFY_PER_RUN)
+    linux.drop_capabilities()
 
 
 def _apply_limits(limits: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ Each wrapper raises OSError with the kernel's errno. See the manual pages of sec
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -38,6 +39,8 @@ RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
+
+_MAX_INOTIFY = "/proc/sys/user/max_inotify_instances"
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -132,6 +135,17 @@ def drop_capabilities() -> None:
     """Empty the effective, permitted and inheritable capability sets of this process."""
     header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
     _syscall(_SYS_CAPSET[os.uname().machine], header, bytes(24), what="capset")
+
+
+def limit_inotify(instances: int) -> None:
+    """Bound what the calling user namespace and those below it hold of inotify (namespaces(7)).
+
+    The kernel counts instances per user, by default 128: one task of an ordinary user could take
+    all of them from its neighbours and from whoever started it. Where /proc/sys is read-only, as
+    in a container, the container's own limit is all that there is.
+    """
+    with contextlib.suppress(OSError), open(_MAX_INOTIFY, "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write(str(instances))
 
 
 def set_dumpable(dumpable: bool) -> None:

