@@ -169,7 +169,7 @@ class PoolCgroup:
         if not self._v1_parents and self._own_v2 is not None:
             _enable_controllers(self._own_v2)
         while True:
-            self._token = secrets.token_hex(6)
+            self._token = f"pool-{secrets.token_hex(6)}"
             for parent in self._parents:
                 parent.mkdir(exist_ok=True)
             first = self._parents[0] / self._token
