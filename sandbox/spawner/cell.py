@@ -98,7 +98,7 @@ def become_cell(start: dict[str, Any], place: child.Place, *, root: str, link: i
         # Isolated from what its environment and its folder could bring, and without site-packages.
         argv = [start["python"], "-I", "-S", f"{_INSIDE}/launcher/main.py"]
         argv += ["exec", str(child.FIRST_GIVEN_FD)]
-        child.execute(place, words, argv, [link])
+        child.execute(place, child.memory_file("options", words), argv, [link])
 
 
 def _prefer_runs_for_oom_killing() -> None:

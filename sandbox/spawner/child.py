@@ -16,14 +16,12 @@ import fcntl
 import json
 import os
 import resource
-import signal
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from sandbox.spawner import bwrap, linux, spare, stage
 
 _ARGS_FD, STATUS_FD, FIRST_GIVEN_FD = 3, 4, 5
-_SECCOMP_FD = FIRST_GIVEN_FD
 _MOST_CPU_S = 1 << 32  # an rlimit is a number of the kernel's; any float may be asked for
 _INOTIFY_PER_RUN = 16
 _ABOVE = 16  # descriptors are first moved out of the way of the numbers above
@@ -62,15 +60,30 @@ class Place:
         self.namespaces = namespaces
 
 
+def options(start: dict[str, Any], place: Place, root: str) -> bytes:
+    """What bubblewrap is told of a run, whose filter is the first descriptor given besides."""
+    return bwrap.build_options(
+        root,
+        start["env"],
+        seccomp_fd=FIRST_GIVEN_FD,
+        status_fd=STATUS_FD,
+        shared=_shared(place, start["network"]),
+    )
+
+
 def become_sandbox(
-    start: dict[str, Any], place: Place, *, filter_program: bytes, root: str
+    start: dict[str, Any], place: Place, *, options: int, filter_program: int, root: str
 ) -> NoReturn:
     """Join the cgroups, stage the inputs, give up every privilege and execute bubblewrap.
+
+    What the spawner can make ready is made there: all that a new process writes to or runs for the
+    first time costs it a page fault.
 
     Args:
         start: the run as `sandbox.describe` puts it.
         place: where it runs.
-        filter_program: the seccomp filter.
+        options: descriptor of the options.
+        filter_program: descriptor of the seccomp filter.
         root: what the task sees as /, with its /task.
     """
     with ending_here(place):
@@ -80,15 +93,8 @@ def become_sandbox(
         if start["without_cgroup"] is not None:
             _limit_without_cgroup(start["without_cgroup"], as_root=place.as_root)
         stage.stage(inputs, f"{root}/task", start)
-        words = bwrap.build_options(
-            root,
-            start["env"],
-            _SECCOMP_FD,
-            STATUS_FD,
-            _shared(place, start["network"]),
-        )
         _apply_limits(start["limits"])
-        execute(place, words, start["argv"], [memory_file("filter", filter_program)])
+        execute(place, options, start["argv"], [filter_program])
 
 
 @contextlib.contextmanager
@@ -116,9 +122,6 @@ def enter(place: Place) -> None:
         os.write(descriptor, b"0")
     for descriptor in place.namespaces:
         linux.setns(descriptor)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-    os.umask(0o022)
     _prefer_for_oom_killing()
 
 
@@ -140,19 +143,19 @@ def give_up_privileges(place: Place) -> None:
     linux.no_new_privileges()
 
 
-def execute(place: Place, words: bytes, argv: list[str], given: list[int]) -> NoReturn:
-    """Execute bubblewrap with the options `words` and the command `argv`.
+def execute(place: Place, options: int, argv: list[str], given: list[int]) -> NoReturn:
+    """Execute bubblewrap.
 
     Args:
         place: where it runs.
-        words: options, which name the descriptors that come from here by their numbers.
+        options: descriptor of its options, which name others by the numbers that they get here.
         argv: the command.
         given: more descriptors, which get the numbers from `FIRST_GIVEN_FD` on.
 
     Raises:
         OSError: it could not be executed.
     """
-    _arrange_descriptors([*place.streams, memory_file("args", words), place.report, *given])
+    _arrange_descriptors([*place.streams, options, place.report, *given])
     place.report = STATUS_FD
     os.execve(  # noqa: S606
         place.bwrap_path, bwrap.command_line(place.bwrap_path, _ARGS_FD, argv), {}

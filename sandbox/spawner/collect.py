@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import stat
 from typing import NoReturn
 
@@ -46,6 +47,7 @@ def collect_and_exit(
 ) -> NoReturn:
     """Write the tar, then one JSON line on `report`, and end this process."""
     line: dict[str, object] = {"error": "cannot collect the output: interrupted"}
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a reader that left is an error to be told
     try:
         walk = _Walk(destination, max_bytes, max_files)
         top = os.open(task, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

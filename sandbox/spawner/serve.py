@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import select
+import signal
 import socket
 from typing import Any
 
@@ -38,6 +39,9 @@ class Spawner:
 
     def serve(self) -> None:
         """Answer messages and reap children until the pool closes its end."""
+        # What every child is to begin with. This process, pid 1 of its namespace, they do not end.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
         # What is here by now stays: a collection would write to all of it, page by page, and so
         # would one in a new process, which has better things to do.
         gc.freeze()
@@ -91,20 +95,26 @@ class Spawner:
         program = self._filter(start["seccomp"], "unix" if start["network"] == "none" else "inet")
         namespaces = self._spare.take() if self._spare and start["network"] != "full" else []
         descriptors += namespaces  # closed with the others
+        place = child.Place(
+            bwrap_path=self._bwrap_path,
+            as_root=self._as_root,
+            uid=uid,
+            report=report,
+            streams=(stdin, stdout, stderr),
+            joins=cgroups,
+            namespaces=namespaces,
+        )
+        top = house.slot_path(slot)
+        options = child.memory_file("options", child.options(start, place, top))
+        descriptors.append(options)
+        filter_file = child.memory_file("filter", program)
+        descriptors.append(filter_file)
         pid, pidfd = linux.clone(linux.CLONE_NEWPID, into)
         if pid == 0:
             gc.disable()
-            place = child.Place(
-                bwrap_path=self._bwrap_path,
-                as_root=self._as_root,
-                uid=uid,
-                report=report,
-                streams=(stdin, stdout, stderr),
-                joins=cgroups,
-                namespaces=namespaces,
+            child.become_sandbox(
+                start, place, options=options, filter_program=filter_file, root=top
             )
-            root = house.slot_path(slot)
-            child.become_sandbox(start, place, filter_program=program, root=root)
         return self._watch(pid, pidfd, message["id"])
 
     def _start_cell(self, message: dict[str, Any], descriptors: list[int]) -> int:
