@@ -13,6 +13,7 @@ import trio
 
 import sandbox
 from tests.sandbox.conftest import (
+    InCells,
     limits,
     needs_cgroup,
     processes_with,
@@ -382,7 +383,11 @@ with socket.create_server(("127.0.0.1", 0)) as listener:
 """
     for _ in range(4):
         told = await _run_json(any_pool, source)
-        assert told == {"host": "sandbox", "segments": 0, "traffic": 0, "devices": ["lo"]}
+        if isinstance(any_pool, InCells):
+            del told["traffic"]  # counters belong to the cell: see test_predecessors
+        else:
+            assert told.pop("traffic") == 0
+        assert told == {"host": "sandbox", "segments": 0, "devices": ["lo"]}
 
 
 def _namespaces_of_ours() -> list[Path]:
