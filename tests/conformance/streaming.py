@@ -56,7 +56,7 @@ CASES: tuple[Case, ...] = (
     script("much is read", "import sys; print(len(sys.stdin.read()))", stdin=b"x" * 300_000),
     script("stdin closed", "import sys\nsys.stdin.close()\ntry:\n    input()\nexcept ValueError as e: print(e)\n", stdin=b"x\n"),
     script("print to both", "import sys\nprint('a')\nprint('b', file=sys.stderr)\nsys.stdout.write('c')\n"),
-    script("order of buffered output", _ORDER.format(expected=b"err 1\nerr without newlineraw\nout 1\nout 2\nout 3\n")),
+    script("order of buffered output", _ORDER.format(expected=b"err 1\nraw\nout 1\nout 2\nout 3\n")),
     script("order of unbuffered output", _ORDER.format(expected=b"out 1\nerr 1\nout 2\nerr without newlineraw\nout 3\n"), env={"PYTHONUNBUFFERED": "1"}),
     script("much output", "for n in range(20000): print('line', n)\n"),
     script("bytes out", "import sys\nsys.stdout.buffer.write(bytes(range(256)))\nprint('text')\n"),

@@ -106,4 +106,6 @@ def test_a_fork_of_a_warm_interpreter_is_a_fresh_one(case: Case, tmp_path: Path)
         assert case.name in EXECUTED
         return
     assert case.name not in EXECUTED
-    assert warm_outcome == run_real(case, folder)
+    real = run_real(case, folder)
+    assert case.exit_code in (None, real.exit_code), real
+    assert warm_outcome == real
