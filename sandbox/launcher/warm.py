@@ -23,8 +23,12 @@ import sys
 
 # What a fresh interpreter has imported. `__future__` is this file's own doing.
 _FRESH = {n: module for n, module in sys.modules.items() if n not in (__name__, "__future__")}
-_FRESH_IMPORTERS = dict(sys.path_importer_cache)
 _FRESH_PATH = sys.path[1:]
+_FRESH_IMPORTERS = {
+    place: finder
+    for place, finder in sys.path_importer_cache.items()
+    if place.startswith(tuple(_FRESH_PATH))
+}
 
 import _io  # noqa: E402
 import _signal  # noqa: E402
@@ -47,6 +51,9 @@ _READ_AT_START = ("PYTHON", "LD_", "LC_", "LANGUAGE", "GLIBC_", "MALLOC_", "LOCP
 _NEW_DOT_C = (3, 13)  # from here on, -c remembers its source for tracebacks, by a private function
 _IGNORE_COOKIE = 0x0200  # PyCF_IGNORE_COOKIE: the source of -c is UTF-8
 _USUAL_PATHS = ("/usr/bin:/bin", "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin")
+_COUNTED_CALLS = (3, 12)  # until here calls by C use up the recursion limit of Python code
+_COUNTS_DOWN = (3, 11)
+_DEPTH_SIGN = 1 if sys.version_info >= _COUNTS_DOWN else -1
 _GC_FLAG = 1 << 14  # Py_TPFLAGS_HAVE_GC
 # Extension modules whose objects do nothing that matters when a process ends under them.
 _QUIET_EXTENSIONS = frozenset(
@@ -182,7 +189,9 @@ class Warm:
     """A warm interpreter, ready to fork."""
 
     def __init__(self) -> None:
-        self._modules = list(sys.modules.values())  # to take them apart would cost each task time
+        # What is put away stays whole: to take it apart would cost each task time.
+        self._put_away = [module for name, module in sys.modules.items() if name not in _FRESH]
+        self._depth = _recursion_counter()
         self._libc = ctypes.CDLL(None)
         self._libc.fopen.restype = ctypes.c_void_p
         self._clearenv = self._libc.clearenv
@@ -195,6 +204,8 @@ class Warm:
         self._exit = _Function("Py_Exit", c_int)
         self._flags = [(c_int * 2)(bits, sys.version_info.minor) for bits in (0, _IGNORE_COOKIE)]
         self._streams = _Streams()
+        self._own: list[int] = []
+        self._stages: list[_Stage] = []
         self._site_tail: str | None = None
         if site.USER_SITE is not None and site.USER_BASE is not None:
             self._site_tail = site.USER_SITE[len(site.USER_BASE) :]
@@ -232,12 +243,15 @@ class Warm:
         sys.argv[:] = start.argv
         sys.orig_argv[:] = start.orig_argv
         streams = self._streams.take(start.unbuffered or bool(env.get("PYTHONUNBUFFERED")))
+        self._own = [id(stream) for stream in streams]
         sys.stdin, sys.stdout, sys.stderr = streams
         sys.__stdin__, sys.__stdout__, sys.__stderr__ = streams
-        _reset_main()
+        _new_main()
         gc.enable()
+        if self._depth is not None:
+            self._depth.contents.value += _DEPTH_SIGN
         run.errcheck = self._end
-        sys.stderr = _Stage(run, "stderr", streams[2])
+        self._stage(run, "stderr")
 
     def _user_base(self, env: Mapping[str, str]) -> str | None:
         if self._site_tail is None:
@@ -274,18 +288,16 @@ class Warm:
         return self._run_code.ready(source, ctypes.addressof(self._flags[1]))
 
     def _script(self, script: str) -> Any:  # noqa: ANN401 (a ctypes function)
+        path = script if script.startswith("/") else f"{os.getcwd().rstrip('/')}/{script}"
         try:
-            regular = stat.S_ISREG(os.stat(script).st_mode)
+            regular = stat.S_ISREG(os.stat(path).st_mode)
         except OSError:
             regular = False
-        if not regular or not os.access(script, os.R_OK):
-            raise CannotBecomeError("not a file that can be read")
-        if self._get_importer(script) is not None:
-            raise CannotBecomeError("a folder or an archive")
-        file = self._libc.fopen(os.fsencode(script), b"rbe")
+        file = self._libc.fopen(os.fsencode(path), b"rbe") if regular else None
         if not file:
             raise CannotBecomeError("not a file that can be read")
-        path = script if script.startswith("/") else f"{os.getcwd().rstrip('/')}/{script}"
+        if self._get_importer(path) is not None:
+            raise CannotBecomeError("an archive")
         return self._run_file.ready(file, os.fsencode(path), 1, ctypes.addressof(self._flags[0]))
 
     def _end(self, status: int, function: object, words: object) -> None:
@@ -293,9 +305,12 @@ class Warm:
         if status and issubclass(getattr(sys, "last_type", type(None)), KeyboardInterrupt):
             return  # the main program ends too, and the interpreter kills itself by SIGINT
         code = 1 if status else 0
-        if ends_unseen(self._streams.mine) and _flushed():
+        if ends_unseen(self._own) and _flushed():
             os._exit(code)
-        sys.stdout = _Stage(self._exit.ready(code), "stdout", sys.stdout)
+        self._stage(self._exit.ready(code), "stdout")
+
+    def _stage(self, function: Callable[[], object], name: str) -> None:
+        self._stages.append(_Stage(function, name))
 
 
 class _Function:
@@ -312,13 +327,19 @@ class _Function:
 class _Stage:
     """Stands in for a standard stream until the interpreter flushes it, which starts `function`."""
 
-    def __init__(self, function: Callable[[], object], name: str, stream: object) -> None:
-        self._function, self._name, self._stream = function, name, stream
+    def __init__(self, function: Callable[[], object], name: str) -> None:
+        self._function, self._name = function, name
+        self._stream = getattr(sys, name, self)
+        setattr(sys, name, self)
 
     @property
     def flush(self) -> Callable[[], object]:
         """Looked up before it is called; by then the stream is back in its place."""
-        setattr(sys, self._name, self._stream)
+        stream, self._stream = self._stream, self
+        if stream is self:
+            delattr(sys, self._name)
+        else:
+            setattr(sys, self._name, stream)
         return self._function
 
 
@@ -346,13 +367,15 @@ class _Streams:
                 os.close(copy)
             os.close(reader)
             os.close(writer)
-        self.mine: list[object] = []
 
     def take(self, unbuffered: bool) -> list[Any]:
+        """The streams of this start; no other reference to them is kept.
+
+        They must end with sys, for what a finaliser printed is flushed by their own end.
+        """
         streams = [self._take(number, unbuffered) for number in range(3)]
-        for stream in filter(None, streams):
-            buffer = stream.buffer
-            self.mine += [stream, buffer, getattr(buffer, "raw", buffer)]
+        self._pipes.clear()
+        self._null = None
         return streams
 
     def _take(self, number: int, unbuffered: bool) -> Any:  # noqa: ANN401
@@ -383,6 +406,44 @@ class _Streams:
         )
         stream.mode = mode
         return stream
+
+
+def _recursion_counter() -> Any:  # noqa: ANN401 (a pointer to int)
+    """Where the interpreter counts how deep calls are nested; None where C calls do not count.
+
+    The task is called through one C function more than a program is, which must not show in where
+    its recursion ends. PyThreadState is private: the field is found by what it holds.
+
+    Raises:
+        RuntimeError: the field is not where it was; this interpreter must not be warmed.
+    """
+    if sys.version_info >= _COUNTED_CALLS:
+        return None
+    state = ctypes.pythonapi.PyThreadState_Get
+    state.restype = ctypes.c_void_p
+    fields = ctypes.cast(state(), ctypes.POINTER(ctypes.c_int))
+    if sys.version_info >= _COUNTS_DOWN:  # recursion_remaining, recursion_limit
+        at = _find_limit(fields) - 1
+    else:  # prev, next, interp, frame, recursion_depth
+        at = 4 * ctypes.sizeof(ctypes.c_void_p) // ctypes.sizeof(ctypes.c_int)
+    depths = [fields[at], (lambda: fields[at])()]
+    if depths[1] - depths[0] != -_DEPTH_SIGN:
+        raise RuntimeError("this interpreter counts recursion at an unknown place")
+    return ctypes.cast(ctypes.addressof(fields.contents) + 4 * at, ctypes.POINTER(ctypes.c_int))
+
+
+def _find_limit(fields: Any) -> int:  # noqa: ANN401 (a pointer to int)
+    old = sys.getrecursionlimit()
+    found = set(range(1, 32))
+    try:
+        for limit in (old + 1357, old + 2468):
+            sys.setrecursionlimit(limit)
+            found = {number for number in found if fields[number] == limit}
+    finally:
+        sys.setrecursionlimit(old)
+    if len(found) != 1:
+        raise RuntimeError("this interpreter counts recursion at an unknown place")
+    return found.pop()
 
 
 def _is_open(descriptor: int) -> bool:
@@ -429,16 +490,16 @@ def _reset_signals() -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
-def _reset_main() -> None:
-    names = sys.modules["__main__"].__dict__
-    kept = [name for name in _MAIN_NAMES if name in names]
-    names.clear()
-    names.update(dict.fromkeys(kept))
-    names["__name__"] = "__main__"
-    names["__loader__"] = sys.modules["_frozen_importlib"].BuiltinImporter
-    names["__builtins__"] = builtins
-    if "__annotations__" in names:
+def _new_main() -> None:
+    """A new __main__. The interpreter keeps the old one while the old main program ends."""
+    old = sys.modules["__main__"].__dict__
+    main = type(sys)("__main__")
+    main.__loader__ = sys.modules["_frozen_importlib"].BuiltinImporter
+    names = main.__dict__
+    if "__annotations__" in old:
         names["__annotations__"] = {}
+    names["__builtins__"] = builtins
+    sys.modules["__main__"] = main
 
 
 def _flushed() -> bool:
@@ -451,14 +512,25 @@ def _flushed() -> bool:
     return True
 
 
-def ends_unseen(streams: Sequence[object]) -> bool:
+def ends_unseen(streams: Sequence[int]) -> bool:
     """Whether nothing is left that could act, or be seen, while the interpreter is taken down.
 
-    Then the process may end at once: no thread, no exit hook, nothing with a finaliser, no callback
-    of a weak reference, no extension module that could keep data back. `streams` are to be flushed
-    by the caller and do not count.
+    Then the process may end at once: the streams are those it began with, no thread, no exit hook, nothing with a finaliser, no callback
+    of a weak reference, no extension module that could keep data back. `streams` are the ids of the
+    three streams that it began with; the caller flushes them, so they do not count.
     """
     modules = sys.modules
+    own: set[int] = set()
+    for name, number in zip(("stdin", "stdout", "stderr"), streams):  # noqa: B905 (new in 3.10)
+        stream = getattr(sys, name, streams)
+        if id(stream) != number or stream is not getattr(sys, f"__{name}__", streams):
+            return False
+        if stream is not None:
+            try:
+                buffer = stream.buffer  # type: ignore[attr-defined]
+            except ValueError:
+                return False  # it was detached
+            own |= {number, id(buffer), id(getattr(buffer, "raw", buffer))}
     if _thread._count() or atexit._ncallbacks():  # type: ignore[attr-defined]
         return False
     threads = modules.get("threading")
@@ -467,7 +539,6 @@ def ends_unseen(streams: Sequence[object]) -> bool:
     for name, module in list(modules.items()):
         if name not in _FRESH and not _is_quiet(name, module):
             return False
-    own = {id(stream) for stream in streams}
     seen: dict[int, bool] = {}
     for thing in gc.get_objects():
         kind = type(thing)

@@ -11,7 +11,7 @@ import attrs
 _ADDRESS = re.compile(rb"0x[0-9a-f]+")
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Case:
     """One row of the table.
 
@@ -21,7 +21,7 @@ class Case:
         env: variables beside PATH, HOME and LANG.
         stdin: what is fed through a pipe; None for /dev/null.
         exit_code: what the real interpreter must end with: a row that fails for a slip of its own
-            would compare nothing.
+            would compare nothing. None where that is not the same in all versions.
         lone: whether the row needs a sandbox, since it looks at the whole process.
         heavy: whether it takes long enough to be left to `just conformance`.
     """
@@ -31,7 +31,7 @@ class Case:
     files: Mapping[str, bytes] = attrs.field(factory=dict)
     env: Mapping[str, str] = attrs.field(factory=dict)
     stdin: bytes | None = None
-    exit_code: int = 0
+    exit_code: int | None = 0
     lone: bool = False
     heavy: bool = False
 

@@ -25,6 +25,7 @@ CASES: tuple[Case, ...] = (
         "own json under another module",
         "import logging.config, json; print(json.__file__, json.mine)",
         files={"json.py": "mine = True", "socketserver.py": ""},
+        exit_code=1,
     ),
     script(
         "own enum breaks re",
