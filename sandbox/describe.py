@@ -66,7 +66,10 @@ def describe(
 
 def environment(spec: Spec, python: Python) -> dict[str, str]:
     """All of the task's variables."""
-    return {"HOME": "/task", "LANG": "C.UTF-8", **dict(python.env), **spec.env}
+    # PWD as bubblewrap sets it, last and whatever else is asked for.
+    given = {"HOME": "/task", "LANG": "C.UTF-8", **dict(python.env), **spec.env}
+    given.pop("PWD", None)
+    return {**given, "PWD": "/task"}
 
 
 def describe_in_cell(

@@ -38,7 +38,7 @@ class CannotExecute(Exception):
 
 
 def spawn(argv: list[str], env: dict[str, str], streams: tuple[int, int, int]) -> int:
-    """Start a command in a session of its own, with these as its descriptors 0 to 2.
+    """Start a command with these as its descriptors 0 to 2.
 
     Raises:
         CannotExecute: there is nothing to execute.
@@ -81,7 +81,6 @@ def _spawn(path: str, argv: list[str], env: dict[str, str], streams: tuple[int, 
         argv,
         env,
         file_actions=[(os.POSIX_SPAWN_DUP2, given, number) for number, given in enumerate(streams)],
-        setsid=True,
         setsigdef=_DEFAULTS,
     )
 

@@ -77,8 +77,9 @@ class Init:
         finally:
             if pid:
                 os._exit(1)  # never back into the launcher's loop
-        os.setsid()
         linux.set_dumpable(True)
+        linux.forget_errors()
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         for number in range(3):
             os.dup2(self._descriptors[number], number, inheritable=True)
         self._link.detach()
@@ -89,6 +90,7 @@ class Init:
         message, descriptors = self._message, self._descriptors
         try:
             linux.die_with_parent()
+            os.setsid()
             if self._own_cgroup:
                 linux.unshare(linux.CLONE_NEWCGROUP)
             task = confine.mount_all(message["quotas"])

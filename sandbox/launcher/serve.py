@@ -91,13 +91,16 @@ class Launcher:
         return None
 
     def _start_warm(self, argv: list[str], descriptor: int) -> None:
-        """Start the cell's warm interpreter; it ends with this process."""
-        os.posix_spawn(
-            argv[0],
-            [*argv, "warm", "3"],
-            dict(os.environ),
-            file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, 3)],
-        )
+        """Start the cell's warm interpreter; it ends with this process.
+
+        Not by posix_spawn: glibc's leaves two signals of its own ignored, for all tasks to see.
+        """
+        if os.fork() == 0:
+            try:
+                os.set_inheritable(descriptor, True)
+                command.execute([*argv, "warm", str(descriptor)], dict(os.environ))
+            finally:
+                os._exit(1)
         os.close(descriptor)
         self._link.send(answers.done(0, "warm"))
 

@@ -88,6 +88,11 @@ def _syscall(number: int, *args: object, what: str) -> int:
     return _check(int(_libc.syscall(ctypes.c_long(number), *args)), what)
 
 
+def forget_errors() -> None:
+    """Leave no trace of earlier errors in what ctypes keeps of errno."""
+    ctypes.set_errno(0)
+
+
 def unshare(flags: int) -> None:
     """Give the calling process new namespaces (unshare(2))."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
