@@ -17,6 +17,7 @@ Begin reading at `pool` (what is offered), then `run` (the way of one run), then
 process that makes the sandboxes). README.md has the threat model and what each limit does.
 """
 
+from sandbox.cell import CellRules
 from sandbox.errors import (
     BadArchive,
     BadSpec,
@@ -29,7 +30,7 @@ from sandbox.errors import (
 from sandbox.pool import Pool, PoolConfig, open_pool, run, run_in
 from sandbox.probe import probe
 from sandbox.python import Python, find_python
-from sandbox.result import Chunk, Collected, CompletedRun, Reason, Result, Stream, Usage
+from sandbox.result import Chunk, Collected, CompletedRun, Reason, Result, Start, Stream, Usage
 from sandbox.run import Run
 from sandbox.spec import Archive, Limits, ReadOnlyBind, Spec, StagedFile
 
@@ -37,6 +38,7 @@ __all__ = [
     "Archive",
     "BadArchive",
     "BadSpec",
+    "CellRules",
     "Chunk",
     "CollectFailed",
     "Collected",
@@ -54,6 +56,7 @@ __all__ = [
     "SetupFailed",
     "Spec",
     "StagedFile",
+    "Start",
     "Stream",
     "Unavailable",
     "Usage",

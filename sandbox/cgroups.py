@@ -51,6 +51,19 @@ class RunCgroup:
         self.cpu_s = controllers.cpu_s
         self.memory_peak_bytes = controllers.memory_peak_bytes
 
+    def v1_files(self) -> dict[str, Path]:
+        """The files of its v1 controllers, by use; none on v2."""
+        return self._controllers.files() if isinstance(self._controllers, V1Controllers) else {}
+
+    def clear_out_of_memory(self) -> None:
+        """Wait for the next report of lacking memory, not for the one that came."""
+        if isinstance(self._controllers, V1Controllers):
+            self._controllers.clear_out_of_memory()
+
+    def is_empty(self) -> bool:
+        """Whether no process is in it; for v2."""
+        return self._v2 is None or "populated 0" in read(self._v2 / "cgroup.events")
+
     def create(self, limits: Limits) -> None:
         """Make the folders and set the limits; on failure nothing is left.
 
@@ -213,6 +226,28 @@ class PoolCgroup:
             return RunCgroup(v2, V2Controllers(v2))
         folders = {controller: path / name for controller, path in self._v1_parents.items()}
         return RunCgroup(v2, V1Controllers(folders, v2))
+
+    @property
+    def is_v2(self) -> bool:
+        """Whether limits are those of v2, and v1 has no part in them."""
+        return not self._v1_parents
+
+    def new_folder(self) -> Path:
+        """A folder of this pool's in the cgroup2 hierarchy; it is not made yet."""
+        self._count += 1
+        return self._parents[0] / self._token / str(self._count)
+
+    def enable(self, folder: Path) -> None:
+        """Let folders below this one have controllers.
+
+        Raises:
+            OSError: refused.
+        """
+        _enable(folder)
+
+    def leaf(self, folder: Path) -> RunCgroup:
+        """A v2 cgroup at this place below a folder of the pool's; it is not made yet."""
+        return RunCgroup(folder, V2Controllers(folder))
 
     def close(self) -> None:
         """Kill what is left in the pool's folders and remove them; the first goes last."""

@@ -20,9 +20,18 @@ _START_S = 30.0
 
 
 async def collect(
-    link: SpawnerLink, fields: dict[str, Any], destination: BinaryIO | int
+    link: SpawnerLink,
+    fields: dict[str, Any],
+    left_behind: list[int],
+    destination: BinaryIO | int,
 ) -> Collected:
     """Have the tar written: straight into a real file, else through a pipe.
+
+    Args:
+        link: to the spawner.
+        fields: which folder, and the limits.
+        left_behind: a descriptor of the run's /task, where that is not its slot's mount.
+        destination: where the tar goes.
 
     Raises:
         CollectFailed: a limit was passed, or writing failed.
@@ -40,7 +49,8 @@ async def collect(
         number = link.new_id()
         link.expect_end(number)
         with given, trio.fail_after(_START_S, shield=True):
-            answer = await link.request(number, "collect", fields, [report_writer, target])
+            given_away = [report_writer, target, *left_behind]
+            answer = await link.request(number, "collect", fields, given_away)
         held.callback(_kill_and_close, answer.pidfd)
         if piped >= 0 and not isinstance(destination, int):
             await _copy(piped, destination)

@@ -48,7 +48,7 @@ class V1Controllers:
         write_if_there(self._memory / "memory.kmem.tcp.limit_in_bytes", _SOCKET_BYTES)
         write(self._pids / "pids.max", limits.pids + OVERHEAD_PIDS)
         write(self._cpu / "cpu.cfs_period_us", _PERIOD_US)
-        write(self._cpu / "cpu.cfs_quota_us", _quota_us(limits))
+        write(self._cpu / "cpu.cfs_quota_us", quota_us(limits))
         self._oom_notice = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         with (self._memory / "memory.oom_control").open("rb") as control:
             write(self._memory / "cgroup.event_control", f"{self._oom_notice} {control.fileno()}")
@@ -56,6 +56,31 @@ class V1Controllers:
     async def wait_out_of_memory(self) -> None:
         """Return when the kernel reports that memory ran out; it kills one process at a time."""
         await trio.lowlevel.wait_readable(self._oom_notice)
+
+    def clear_out_of_memory(self) -> None:
+        """Wait for the next report, not for the one that came."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._oom_notice, 8)
+
+    def files(self) -> dict[str, Path]:
+        """The files in which one run after the other is limited and counted, by use."""
+        counted = (
+            {"cpuacct": self._cpuacct / "cpuacct.usage"}
+            if self._v2 is None
+            else {"cpu_stat": self._v2 / "cpu.stat"}
+        )
+        return {
+            "memory": self._memory / "memory.limit_in_bytes",
+            "memory_and_swap": self._memory / "memory.memsw.limit_in_bytes",
+            "usage": self._memory / "memory.usage_in_bytes",
+            "peak": self._memory / "memory.max_usage_in_bytes",
+            "stat": self._memory / "memory.stat",
+            "oom": self._memory / "memory.oom_control",
+            "pids": self._pids / "pids.current",
+            "pids_max": self._pids / "pids.max",
+            "quota": self._cpu / "cpu.cfs_quota_us",
+            **counted,
+        }
 
     def out_of_memory(self) -> bool:
         """Whether the kernel killed anything here for lack of memory."""
@@ -96,7 +121,7 @@ class V2Controllers:
         write_if_there(self._folder / "memory.swap.max", 0)
         write(self._folder / "memory.oom.group", 1)
         write(self._folder / "pids.max", limits.pids + OVERHEAD_PIDS)
-        write(self._folder / "cpu.max", f"{_quota_us(limits)} {_PERIOD_US}")
+        write(self._folder / "cpu.max", f"{quota_us(limits)} {_PERIOD_US}")
 
     async def wait_out_of_memory(self) -> None:
         """Wait for ever: with memory.oom.group the kernel kills the whole cgroup by itself."""
@@ -122,7 +147,8 @@ class V2Controllers:
         """Nothing is held."""
 
 
-def _quota_us(limits: Limits) -> int:
+def quota_us(limits: Limits) -> int:
+    """The CPU time that a cgroup gets in each period of 100 ms."""
     # The kernel takes no less than a millisecond.
     return max(1000, round(limits.cpus * _PERIOD_US))
 

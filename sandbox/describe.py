@@ -14,10 +14,16 @@ _PROCESSES_PER_NAMESPACE = (5, 14)
 _LEAST_INODES = 64
 
 
-def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
+def describe(
+    spec: Spec,
+    *,
+    with_cgroup: bool,
+    python: Python | None = None,
+    overhead_pids: int = OVERHEAD_PIDS,
+) -> dict[str, Any]:
     """Describe a run. Paths of the host become absolute, and the environment whole."""
     limits = spec.limits
-    python = spec.python or _python_for(spec)
+    python = python or spec.python or _python_for(spec)
     binds = [(str(bind.source.absolute()), str(bind.target)) for bind in spec.binds]
     if python.prefix is not None:
         binds.append((str(python.prefix), str(python.target)))
@@ -32,13 +38,13 @@ def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
         }
     return {
         "argv": list(spec.argv),
-        "env": {"HOME": "/task", "LANG": "C.UTF-8", **dict(python.env), **spec.env},
+        "env": environment(spec, python),
         "limits": {
             "open_files": limits.open_files,
             "file_bytes": limits.file_bytes,
             "cpu_s": limits.cpu_s,
         },
-        "without_cgroup": None if with_cgroup else _without_cgroup(limits),
+        "without_cgroup": None if with_cgroup else _without_cgroup(limits, overhead_pids),
         "quotas": [
             ("task", limits.scratch_bytes, limits.scratch_inodes),
             ("tmp", limits.tmp_bytes, limits.tmp_inodes or _inodes(limits.tmp_bytes)),
@@ -58,6 +64,21 @@ def describe(spec: Spec, *, with_cgroup: bool) -> dict[str, Any]:
     }
 
 
+def environment(spec: Spec, python: Python) -> dict[str, str]:
+    """All of the task's variables."""
+    return {"HOME": "/task", "LANG": "C.UTF-8", **dict(python.env), **spec.env}
+
+
+def describe_in_cell(
+    spec: Spec, *, with_cgroup: bool, python: Python, overhead_pids: int
+) -> dict[str, Any]:
+    """Describe a run for a launcher, which gets its sources as open files."""
+    described = describe(spec, with_cgroup=with_cgroup, python=python, overhead_pids=overhead_pids)
+    described["files"] = [(file.name, file.mode) for file in spec.files]
+    del described["binds"]
+    return described
+
+
 def _python_for(spec: Spec) -> Python:
     """Another root file system brings its own Python, if any: the host's need not run in it."""
     if spec.root is None:
@@ -65,11 +86,11 @@ def _python_for(spec: Spec) -> Python:
     return Python(prefix=None, env=(("PATH", SYSTEM_PATH),))
 
 
-def _without_cgroup(limits: Limits) -> dict[str, int]:
+def _without_cgroup(limits: Limits, overhead_pids: int) -> dict[str, int]:
     return {
         # A backstop behind the watchdog, with room for the stacks of threads.
         "data_bytes": 2 * limits.memory_bytes,
-        "processes": limits.pids + OVERHEAD_PIDS,
+        "processes": limits.pids + overhead_pids,
         "count_per_namespace": kernel_version() >= _PROCESSES_PER_NAMESPACE,
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
-from typing import Protocol
 
 import attrs
 
@@ -14,14 +13,8 @@ from sandbox.errors import Finding, Unavailable
 # Above what systemd gives to containers (0x6FFFFFFF) and below the sign bit: nobody's accounts.
 _FIRST, _LAST = 0x70000000, 0x7FFFFFFF
 _INSIDE = 1000
+_MOST = 0x2000  # four for each of 2048 slots
 _CAP_SETUID, _CAP_SETGID, _CAP_SYS_ADMIN = 7, 6, 21
-
-
-class _Config(Protocol):
-    @property
-    def slots(self) -> int: ...
-    @property
-    def uid_base(self) -> int | None: ...
 
 
 @attrs.frozen(kw_only=True)
@@ -39,37 +32,37 @@ class Ids:
     uids: list[int]
 
 
-def choose_ids(config: _Config) -> Ids:
-    """Choose the uids.
+def choose_ids(count: int, uid_base: int | None) -> Ids:
+    """Choose so many uids, from `uid_base` on where that is said.
 
     Raises:
         Unavailable: as root, the uids asked for are not mapped in our user namespace.
     """
     if not _is_root():
-        return Ids(as_root=False, inside_uid=_INSIDE, uids=[_INSIDE] * config.slots)
+        return Ids(as_root=False, inside_uid=_INSIDE, uids=[_INSIDE] * count)
     mapped = _mapped_ranges()
-    if config.uid_base is not None:
-        base = config.uid_base
+    if uid_base is not None:
+        base = uid_base
     elif _covers(mapped, _FIRST, _LAST - _FIRST + 1):
         # A range of its own for each pool; its place says nothing about the host.
-        base = _FIRST + secrets.randbelow(0x1_0000) * 0x800
+        base = _FIRST + secrets.randbelow(0x8000) * _MOST
     else:
         # In a container with few uids: the last ones, that its own accounts hardly use.
-        start, count = max(mapped, key=lambda item: item[1])
-        base = start + count - config.slots
-    if base < 1 or not _covers(mapped, base, config.slots):
+        start, length = max(mapped, key=lambda item: item[1])
+        base = start + length - count
+    if base < 1 or not _covers(mapped, base, count):
         raise Unavailable(
             (
                 Finding(
                     name="uids",
                     ok=False,
-                    detail=f"{config.slots} uids from {base} on are not mapped here",
+                    detail=f"{count} uids from {base} on are not mapped here",
                     remedy="set uid_base to a range that /proc/self/uid_map has, or run as an "
                     "ordinary user",
                 ),
             )
         )
-    return Ids(as_root=True, inside_uid=_INSIDE, uids=list(range(base, base + config.slots)))
+    return Ids(as_root=True, inside_uid=_INSIDE, uids=list(range(base, base + count)))
 
 
 def _is_root() -> bool:

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,15 @@ import attrs
 import trio
 
 from sandbox.bubblewrap import Bubblewrap
-from sandbox.errors import Finding, SetupFailed, Unavailable
+from sandbox.errors import BadArchive, BadSpec, Finding, SandboxError, SetupFailed, Unavailable
+from sandbox.spawner.datagrams import receive
 
 _MESSAGE_BYTES = 1 << 16
+_MAX_DESCRIPTORS = 2
+_FAULTS_OF_THE_TASK: dict[str | None, type[SandboxError]] = {
+    "archive": BadArchive,
+    "spec": BadSpec,
+}
 _READY_S = 30.0
 _END_S = 10.0
 _MAIN = Path(__file__).parent / "spawner" / "__main__.py"
@@ -28,10 +34,15 @@ _MAIN = Path(__file__).parent / "spawner" / "__main__.py"
 
 @attrs.frozen
 class Answer:
-    """One message of the spawner; `pidfd` (-1 for none) is the receiver's to close."""
+    """One message of the other end; its descriptors are the receiver's to close."""
 
     fields: dict[str, Any]
-    pidfd: int
+    descriptors: tuple[int, ...]
+
+    @property
+    def pidfd(self) -> int:
+        """The first descriptor; -1 for none."""
+        return self.descriptors[0] if self.descriptors else -1
 
 
 class _Awaited:
@@ -40,12 +51,29 @@ class _Awaited:
         self.answer: Answer | None = None
 
 
-class SpawnerLink:
-    """Requests to the spawner, and its notices of processes that ended."""
+def _to_json(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode()
 
-    def __init__(self, link: socket.socket, pidfds: list[int]) -> None:
+
+class SpawnerLink:
+    """Requests to the spawner, and its notices of processes that ended.
+
+    The launcher of a cell speaks the same way.
+    """
+
+    def __init__(
+        self,
+        link: socket.socket,
+        pidfds: list[int],
+        *,
+        peer: str = "the spawner process of this pool is gone: open a new pool",
+        encode: Callable[[dict[str, Any]], bytes] = _to_json,
+    ) -> None:
+        self._encode = encode
         self._link = link
         self._pidfds = pidfds
+        self._peer_gone = peer
+        self._at_end: dict[int, Callable[[dict[str, Any] | None], None]] = {}
         self._awaited: dict[tuple[int, str], _Awaited] = {}
         self._sending = trio.Lock()
         self._lost = False
@@ -93,19 +121,41 @@ class SpawnerLink:
     ) -> AsyncIterator[_Awaited]:
         """A request that was sent, for as long as its answer is of interest."""
         awaited = self._expect(number, op)
-        data = json.dumps({"id": number, "op": op, **fields}).encode()
+        data = self._encode({"id": number, "op": op, **fields})
         try:
-            async with self._sending:
-                await self._send(data, fds)
+            await self._send(data, fds)
             yield awaited
+        except BaseException:
+            if awaited.answer is not None:
+                for descriptor in awaited.answer.descriptors:
+                    os.close(descriptor)
+            raise
         finally:
             self._awaited.pop((number, op), None)
 
     def _granted(self, awaited: _Awaited) -> Answer:
         answer = self._received(awaited)
         if "error" in answer.fields:
-            raise SetupFailed(f"the sandbox could not be made: {answer.fields['error']}")
+            text, kind = answer.fields["error"], answer.fields.get("kind")
+            if kind in _FAULTS_OF_THE_TASK:
+                raise _FAULTS_OF_THE_TASK[kind](text)
+            raise SetupFailed(f"the sandbox could not be made: {text}")
         return answer
+
+    @property
+    def lost(self) -> bool:
+        """Whether the other end is gone."""
+        return self._lost
+
+    def call_at_end(self, number: int, call: Callable[[dict[str, Any] | None], None]) -> None:
+        """Have this called with what the end of this id's process brings; None if it never comes.
+
+        Raises:
+            SetupFailed: the other end is gone; it is not called.
+        """
+        if self._lost:
+            raise SetupFailed(self._peer_gone)
+        self._at_end[number] = call
 
     def expect_end(self, number: int) -> None:
         """Note that `ended` will be called for this id; to be said before it is started."""
@@ -124,63 +174,72 @@ class SpawnerLink:
 
     def _expect(self, number: int, kind: str) -> _Awaited:
         if self._lost:
-            raise SetupFailed("the spawner process of this pool is gone: open a new pool")
+            raise SetupFailed(self._peer_gone)
         awaited = _Awaited()
         self._awaited[number, kind] = awaited
         return awaited
 
     def _received(self, awaited: _Awaited) -> Answer:
         if awaited.answer is None:
-            raise SetupFailed("the spawner process of this pool is gone: open a new pool")
+            raise SetupFailed(self._peer_gone)
         return awaited.answer
 
     async def _send(self, data: bytes, fds: list[int]) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        while True:
-            await trio.lowlevel.checkpoint()
-            try:
-                self._link.sendmsg([data], ancillary)
-            except BlockingIOError:
+        if self._try_send(data, ancillary):
+            return
+        async with self._sending:
+            while not self._try_send(data, ancillary):
                 await trio.lowlevel.wait_writable(self._link)
-            except OSError as error:
-                raise SetupFailed(
-                    f"the spawner process of this pool is gone ({error.strerror}): open a new pool"
-                ) from error
-            else:
-                return
+
+    def _try_send(self, data: bytes, ancillary: list[tuple[int, int, array.array[int]]]) -> bool:
+        try:
+            self._link.sendmsg([data], ancillary)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise SetupFailed(self._peer_gone) from error
+        return True
 
     async def receive(self) -> Answer | None:
-        """The next message, or None when the spawner has closed its end."""
+        """The next message, or None when the other end has closed its."""
         while True:
-            await trio.lowlevel.checkpoint()
             try:
-                data, fds, _, _ = socket.recv_fds(
-                    self._link, _MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC
-                )
+                # Waiting first: trying first would fail nearly every time, and cost a call more.
+                await trio.lowlevel.wait_readable(self._link)
+                data, fds = receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
             except BlockingIOError:
-                with contextlib.suppress(trio.ClosedResourceError):
-                    await trio.lowlevel.wait_readable(self._link)
-            except OSError:
+                continue
+            except (OSError, trio.ClosedResourceError):
                 return None  # the other end is gone, or ours was closed
-            else:
-                if not data:
-                    return None
-                return Answer(json.loads(data), fds[0] if fds else -1)
+            if not data:
+                return None
+            return Answer(json.loads(data), tuple(fds))
 
     async def run(self) -> None:
         """Hand out answers until the spawner closes its end; then everyone who waits is told."""
         try:
             while (answer := await self.receive()) is not None:
-                awaited = self._awaited.get((answer.fields["id"], answer.fields["answer"]))
-                if awaited is not None:
-                    awaited.answer = answer
-                    awaited.arrived.set()
-                elif answer.pidfd >= 0:
-                    os.close(answer.pidfd)
+                self._hand_out(answer)
         finally:
             self._lost = True
             for awaited in self._awaited.values():
                 awaited.arrived.set()
+            for call in self._at_end.values():
+                call(None)
+            self._at_end.clear()
+
+    def _hand_out(self, answer: Answer) -> None:
+        number, kind = answer.fields["id"], answer.fields["answer"]
+        awaited = self._awaited.get((number, kind))
+        if awaited is not None:
+            awaited.answer = answer
+            awaited.arrived.set()
+            return
+        for descriptor in answer.descriptors:
+            os.close(descriptor)
+        if kind == "ended" and number in self._at_end:
+            self._at_end.pop(number)(answer.fields)
 
 
 @contextlib.asynccontextmanager
@@ -199,6 +258,7 @@ async def open_link(
         "inside_uid": inside_uid,
         "bwrap": str(bubblewrap.path),
         "bwrap_libraries": [str(path) for path in bubblewrap.libraries],
+        "package": str(_MAIN.parents[1].resolve()),
     }
     with theirs:
         process = _start_process(theirs)

@@ -55,12 +55,12 @@ class Output:
 
     async def __anext__(self) -> Chunk:
         """The next chunk; the end comes with both streams, or when the limit is passed."""
+        if self._ready:
+            await trio.lowlevel.checkpoint()
         while self._poll is not None and self._streams:
             if not self._ready:
                 await trio.lowlevel.wait_readable(self._poll.fileno())
                 self._ready = [descriptor for descriptor, _ in self._poll.poll(0)]
-            else:
-                await trio.lowlevel.checkpoint()
             if self._ready and (chunk := self._read(self._ready.pop(0))) is not None:
                 return chunk
         raise StopAsyncIteration

@@ -30,3 +30,11 @@ async def write_all(descriptor: int, data: bytes) -> None:
     while view:
         await trio.lowlevel.wait_writable(descriptor)
         view = view[os.write(descriptor, view) :]
+
+
+def write_file(descriptor: int, data: bytes) -> None:
+    """Fill a memory file and set it to its beginning."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, os.SEEK_SET)

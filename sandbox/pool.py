@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Literal
@@ -11,11 +12,20 @@ import attrs
 import trio
 
 from sandbox.bubblewrap import Bubblewrap
+from sandbox.cell import Cell, CellKind, CellRules
+from sandbox.cell_cgroup import new_cell_cgroup
+from sandbox.cell_run import CellFailed, CellRun
+from sandbox.cells import Cells
 from sandbox.cgroups import PoolCgroup, open_pool_cgroup
+from sandbox.cold_run import ColdRun
+from sandbox.deadlines import Deadlines
+from sandbox.describe import environment
 from sandbox.errors import Finding, SetupFailed, Unavailable
 from sandbox.ids import choose_ids
+from sandbox.launcher.warm import can_start
 from sandbox.link import SpawnerLink, open_link
 from sandbox.machine import require_bubblewrap
+from sandbox.python import find_python
 from sandbox.result import Chunk, CompletedRun, Stream
 from sandbox.run import Run
 from sandbox.spec import Limits, Spec
@@ -43,12 +53,28 @@ class PoolConfig:
             of the same name remove what dead ones of that name left.
         uid_base: as root, slot n runs under uid and gid `uid_base + n`; None for a range of its
             own that no account uses.
+        cells: how long a cell serves its tenant, and how many are kept ready. Only runs with a
+            tenant use cells.
     """
 
     limits: Literal["cgroup", "best-effort"] = "cgroup"
     slots: int = attrs.field(factory=lambda: os.cpu_count() or 1, validator=_check_slots)
     cgroup_parent: str = "sandbox"
     uid_base: int | None = None
+    cells: CellRules = attrs.field(factory=CellRules)
+
+    @property
+    def cell_places(self) -> int:
+        """How many cells there may be: in use and at rest one for every slot each, and parked."""
+        return 2 * self.slots + max(self.slots, self.cells.parked)
+
+
+@attrs.define(eq=False)
+class _Opened:
+    """What one run holds."""
+
+    run: Run | None = None
+    cell: Cell | None = None
 
 
 class Pool:
@@ -63,6 +89,8 @@ class Pool:
         uids: list[int],
         cgroup: PoolCgroup | None,
         watchdog: Watchdog,
+        deadlines: Deadlines,
+        cells: Cells,
     ) -> None:
         self.config = config
         self._link = link
@@ -70,22 +98,91 @@ class Pool:
         self._uids = uids
         self._cgroup = cgroup
         self._watchdog = watchdog
+        self._deadlines = deadlines
+        self._cells = cells
+        self._python = find_python()
         self._put_free, self._free = trio.open_memory_channel[int](config.slots)
         for slot in range(config.slots):
             self._put_free.send_nowait(slot)
 
     @contextlib.asynccontextmanager
     async def open_run(self, spec: Spec) -> AsyncIterator[Run]:
-        """Wait for a free slot, stage the inputs, start, and hand out the run.
+        """Wait for a free slot, stage the inputs and start.
 
-        Leaving kills whatever is left of the run and returns when nothing is.
+        A run of a tenant starts in a cell, where one can be had; without one, and without a tenant,
+        in a sandbox made for it alone. Leaving kills whatever is left of the run and returns when
+        nothing is.
 
         Raises:
             BadSpec, BadArchive: an input cannot be used.
             SetupFailed: the sandbox could not be made, or not be cleaned up.
         """
-        slot = await self._free.receive()
-        run = Run(
+        try:
+            slot = self._free.receive_nowait()
+        except trio.WouldBlock:
+            slot = await self._free.receive()
+        opened = _Opened()
+        try:
+            if spec.tenant is not None:
+                await self._start_in_cell(spec, opened)
+            yield opened.run or await self._start_cold(spec, slot, opened)
+        finally:
+            # `close` has a deadline of its own. A slot that it could not clean is not used again.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
+                await self._close(opened)
+                self._put_free.send_nowait(slot)
+
+    @property
+    def parked(self) -> int:
+        """How many cells are ready for tenants that have none yet."""
+        return self._cells.count_parked()
+
+    def park(self) -> None:
+        """Begin to keep cells ready for tenants that have none yet, as the rules say."""
+        self._cells.park(CellKind(python=self._python))
+
+    def use_cell_rules(self, rules: CellRules) -> None:
+        """Go by these rules for cells from now on.
+
+        How many there may be was fixed when the pool was opened: that leaves places for as many
+        parked cells as were asked for then, or as there are slots, whichever is more.
+        """
+        self._cells.use_rules(rules)
+
+    async def _start_in_cell(self, spec: Spec, opened: _Opened) -> None:
+        """Start it in a cell; where that cannot be, nothing is opened and nothing of it ran."""
+        kind = CellKind.of(spec, self._python)
+        if kind is None or spec.tenant is None:
+            return
+        # An archive is unpacked by what a warm interpreter had better not have imported.
+        warm = (
+            spec.warm_python
+            and spec.archive is None
+            and can_start(spec.argv, environment(spec, kind.python), kind.python.interpreter)
+        )
+        cell = await self._cells.take(kind, spec.tenant, warm=warm, reuse=spec.reuse)
+        if cell is None:
+            return
+        opened.cell = cell
+        launcher = cell.warm if warm else cell.launcher
+        assert launcher is not None  # noqa: S101 - a cell that was taken has what was asked for
+        opened.run = run = CellRun(
+            spec,
+            link=self._link,
+            nursery=self._nursery,
+            cell=cell,
+            launcher=launcher,
+            deadlines=self._deadlines,
+            watchdog=self._watchdog,
+        )
+        try:
+            await run.start()
+        except CellFailed:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
+                await self._close(opened)
+
+    async def _start_cold(self, spec: Spec, slot: int, opened: _Opened) -> Run:
+        opened.run = run = ColdRun(
             spec,
             link=self._link,
             nursery=self._nursery,
@@ -93,14 +190,18 @@ class Pool:
             uid=self._uids[slot],
             limiter=self._watchdog if self._cgroup is None else self._cgroup.new_run(),
         )
+        await run.start()
+        return run
+
+    async def _close(self, opened: _Opened) -> None:
+        run, cell = opened.run, opened.cell
+        opened.run = opened.cell = None
         try:
-            await run.start()
-            yield run
-        finally:
-            # `close` has a deadline of its own. A slot that it could not clean is not used again.
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
+            if run is not None:
                 await run.close()
-                self._put_free.send_nowait(slot)
+        finally:
+            if cell is not None:
+                await self._cells.give_back(cell)
 
 
 @contextlib.asynccontextmanager
@@ -124,6 +225,7 @@ async def open_pool(config: PoolConfig | None = None) -> AsyncIterator[Pool]:
         async with _open_services(config, bubblewrap, cgroup) as pool:
             try:
                 await _try_out(pool)
+                pool.park()
                 yield pool
             except Exception as error:
                 # Kept out of the nursery, which would wrap it in a group.
@@ -141,15 +243,24 @@ async def _open_services(
     The tasks are shielded, for what is cancelled from outside still has to end its runs through
     them; they end when the spawner does, which leaving sees to.
     """
-    ids = choose_ids(config)
-    watchdog = Watchdog()
+    places = config.slots + config.cell_places
+    ids = choose_ids(places, config.uid_base)
+    watchdog, deadlines = Watchdog(), Deadlines()
     async with (
         open_link(bubblewrap, as_root=ids.as_root, inside_uid=ids.inside_uid) as link,
         trio.open_nursery() as services,
     ):
-        watching = trio.CancelScope(shield=True)
+        cells = Cells(
+            config.cells,
+            places=list(range(config.slots, places)),
+            uids=ids.uids,
+            spawner=link,
+            nursery=services,
+            new_cgroup=None if cgroup is None else functools.partial(new_cell_cgroup, cgroup),
+        )
+        lasting = trio.CancelScope(shield=True)
         services.start_soon(_serve, link.run, trio.CancelScope(shield=True))
-        services.start_soon(_serve, watchdog.run, watching)
+        services.start_soon(_serve_all, lasting, watchdog.run, deadlines.run, cells.run)
         try:
             yield Pool(
                 config=config,
@@ -158,15 +269,26 @@ async def _open_services(
                 uids=ids.uids,
                 cgroup=cgroup,
                 watchdog=watchdog,
+                deadlines=deadlines,
+                cells=cells,
             )
         finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
+                await cells.close()
             link.kill()  # its own task, and those of runs that are left, end by that
-            watching.cancel()
+            lasting.cancel()
 
 
 async def _serve(service: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
     with scope:
         await service()
+
+
+async def _serve_all(scope: trio.CancelScope, *services: Callable[[], Awaitable[None]]) -> None:
+    with scope:
+        async with trio.open_nursery() as nursery:
+            for service in services:
+                nursery.start_soon(service)
 
 
 async def _try_out(pool: Pool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sandbox.errors import Finding, SandboxError, Unavailable
+from sandbox.gpu import probe_gpus
 from sandbox.hierarchy import Layout, read_layout
 from sandbox.machine import check_machine
 from sandbox.pool import PoolConfig, open_pool
@@ -22,7 +23,7 @@ async def probe() -> tuple[Finding, ...]:
         layout = read_layout()
         detail = "" if layout is None else _describe(layout)
         findings.append(await _try_pool("cgroup", "cgroup", detail))
-    return tuple(findings)
+    return (*findings, *probe_gpus())
 
 
 async def _try_pool(name: str, limits: Literal["cgroup", "best-effort"], detail: str) -> Finding:

@@ -26,6 +26,11 @@ class Python:
     target: PurePosixPath = _NEUTRAL
     env: tuple[tuple[str, str], ...]
 
+    @property
+    def interpreter(self) -> str:
+        """The path of python3 as tasks see it."""
+        return f"{dict(self.env)['PATH'].split(':')[0]}/python3"
+
 
 def find_python(system: Path = Path("/usr/bin/python3")) -> Python:
     """The host's own Python where there is one, else the interpreter that runs this."""

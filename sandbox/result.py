@@ -19,6 +19,18 @@ class Reason(enum.StrEnum):
     STOPPED = "stopped"
 
 
+class Start(enum.StrEnum):
+    """How a run was started.
+
+    `COLD` in a sandbox made for it alone; `CELL` in a cell of its tenant's; `WARM` there too, as a
+    fork of the cell's warm interpreter.
+    """
+
+    COLD = "cold"
+    CELL = "cell"
+    WARM = "warm"
+
+
 class Stream(enum.Enum):
     """Where a chunk of output was written to."""
 

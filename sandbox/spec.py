@@ -188,6 +188,9 @@ class Spec:
         devices: device nodes of the host below /dev that the task may open, under the same names.
         tenant: whose run this is, in any words of the caller's. Runs of one tenant may follow each
             other in one cell, where the pool keeps cells; None for a sandbox that is never shared.
+        reuse: whether the cell may have had runs of the tenant before, and may have others
+            afterwards. Otherwise the run gets a cell only where one was made ahead, and that goes
+            with it.
         warm_python: whether a Python script of a tenant may start from an interpreter that its cell
             keeps warm, instead of executing a new one.
         outputs: more files and folders of /task that `Run.collect` writes, under their own paths;
@@ -206,6 +209,7 @@ class Spec:
     root: Path | None = None
     devices: tuple[Path, ...] = ()
     tenant: str | None = None
+    reuse: bool = True
     warm_python: bool = True
     python: Python | None = None
     output_dir: str = "output"

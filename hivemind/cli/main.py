@@ -28,6 +28,7 @@ _COMMANDS = {
     "node": "hivemind.cli.nodes:node",
     "account": "hivemind.cli.accounts:account",
     "whoami": "hivemind.cli.accounts:whoami",
+    "policy": "hivemind.cli.policy:policy",
     "doctor": "hivemind.cli.doctor:doctor",
 }
 

@@ -6,7 +6,7 @@ decided here. What a task's own streams say goes by ``streams`` instead, as raw 
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hivemind.core.explanation import Explanation
     from hivemind.core.messages import Identity, NodeView, Secret, TaskDetail
     from hivemind.core.records import Task
+    from hivemind.settings.origins import Setting
     from sandbox import Finding
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -47,6 +48,9 @@ class Output(Protocol):
 
     def findings(self, findings: Sequence["Finding"]) -> None:
         """What a machine can enforce."""
+
+    def policies(self, policies: Mapping[str, Sequence["Setting"]]) -> None:
+        """The values of policies, by their names."""
 
 
 def output_for(as_json: bool) -> Output:
@@ -80,6 +84,9 @@ class _JsonOutput:
 
     def findings(self, findings: Sequence["Finding"]) -> None:
         self._print(shapes.findings_shape(findings))
+
+    def policies(self, policies: Mapping[str, Sequence["Setting"]]) -> None:
+        self._print(shapes.policies_shape(policies))
 
     def _print(self, document: shapes.Document) -> None:
         say(json.dumps(document, indent=2))
@@ -204,6 +211,18 @@ class _HumanOutput:
             say("tasks can run here with --limits best-effort alone")
         else:
             say("no task can run here")
+
+    def policies(self, policies: Mapping[str, Sequence["Setting"]]) -> None:
+        from hivemind.cli.policy_values import shown_value
+
+        print_table(
+            ("POLICY", "KEY", "VALUE", "FROM"),
+            [
+                (name, setting.key, shown_value(setting), str(setting.origin or "default"))
+                for name, settings in policies.items()
+                for setting in settings
+            ],
+        )
 
 
 def _state(task: "Task") -> str:

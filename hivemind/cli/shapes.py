@@ -4,13 +4,15 @@ Sizes are bytes, ``*_s`` are seconds, ``*_millis`` are thousandths, and ``*_at``
 the epoch; what is not known, or has not happened, is null.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hivemind.core.explanation import Explanation
     from hivemind.core.messages import Identity, NodeView, Secret, TaskDetail
     from hivemind.core.records import Attempt, Task
+    from hivemind.settings.origins import Setting
     from sandbox import Finding
 
 Document = dict[str, Any]
@@ -65,6 +67,7 @@ def _attempt_shape(attempt: "Attempt") -> Document:
             "wall_s": attempt.usage.wall_s,
             "cpu_s": attempt.usage.cpu_s,
             "memory_peak_bytes": attempt.usage.memory_peak_bytes,
+            "gpu_memory_peak_bytes": attempt.usage.gpu_memory_peak_bytes,
         },
         "result_bytes": attempt.result_bytes,
         "assigned_at": attempt.assigned_at,
@@ -166,3 +169,29 @@ def findings_shape(findings: "Sequence[Finding]") -> Document:
 def secret_shape(key: str, secret: "Secret") -> Document:
     """``node token`` and ``account invite``: the secret under its own name."""
     return {key: secret.text, "expires_at": secret.expires_at}
+
+
+def policies_shape(policies: "Mapping[str, Sequence[Setting]]") -> Document:
+    """``policy show``: each value with the file that says it, or ``default``. Unlimited is null."""
+    return {
+        "policies": {
+            name: {
+                setting.key: {
+                    "value": _policy_value(setting.value),
+                    "from": "default" if setting.origin is None else str(setting.origin),
+                }
+                for setting in settings
+            }
+            for name, settings in policies.items()
+        }
+    }
+
+
+def _policy_value(value: object) -> object:
+    from hivemind.core.policy import Mount
+
+    if value == math.inf:
+        return None
+    if isinstance(value, Mount):
+        return {"source": value.source, "target": value.target}
+    return [_policy_value(item) for item in value] if isinstance(value, tuple) else value

@@ -26,6 +26,12 @@ PAYLOAD_BYTES = 100_000_000
 """The most that a program, or a standard input, may be."""
 
 
+_ASKED_BY_FILES = (
+    *("memory_bytes", "cpu_millis", "gpus", "wall_s", "policy", "scratch_bytes", "tmp_bytes"),
+    *("cpu_s", "open_files", "network", "reuse"),
+)
+
+
 @attrs.frozen
 class Program:
     """Something to run, ready to be sent: what is asked for it, and its bytes."""
@@ -97,7 +103,7 @@ class _Wish:
         """The caller's words, and the file's where the caller said nothing."""
         own = {
             field: value
-            for field in ("memory_bytes", "cpu_millis", "gpus", "wall_s", "policy")
+            for field in _ASKED_BY_FILES
             if getattr(self.ask, field) is None and (value := getattr(settings, field)) is not None
         }
         return Submission(

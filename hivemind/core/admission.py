@@ -6,23 +6,22 @@ with its own policy of the same name. Neither ever gives silently less than was 
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
 import attrs
 
-from hivemind.core import sizes
+from hivemind.core.confinement import Confinement, Mode, Network, Reuse, Seccomp
 from hivemind.core.errors import CoreError
+from hivemind.core.limits import LIMITS, MODES, Limit, ModeLimit, show_bytes
 from hivemind.core.outputs import BadOutput, check_outputs
-from hivemind.core.policy import Bound, PoolRules, Profile
+from hivemind.core.policy import LEAST, Bound, PoolRules, Profile
 from hivemind.core.records import PayloadKind, Requirements, Role, TaskSpec
 
 ARGUMENT_BYTES = 128 * 1024
 """The longest string that execve(2) takes (MAX_ARG_STRLEN with pages of 4 KiB)."""
 ALL_ARGUMENTS_BYTES = 1024 * 1024
 """Half of what execve(2) takes altogether under the usual stack limit of 8 MiB."""
-LEAST_MEMORY_BYTES = 16 << 20
-"""What no sandbox can do without: unpacking and starting take about 12 MiB themselves."""
 _MOST_BYTES = 1 << 62
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -62,6 +61,16 @@ class Ask:
     result_bytes: int | None = None
     retries: int | None = None
     priority: int | None = None
+    tmp_bytes: int | None = None
+    shm_bytes: int | None = None
+    scratch_inodes: int | None = None
+    tmp_inodes: int | None = None
+    shm_inodes: int | None = None
+    file_bytes: int | None = None
+    open_files: int | None = None
+    network: Network | None = None
+    seccomp: Seccomp | None = None
+    reuse: Reuse | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -77,6 +86,9 @@ class Admitted:
     result_bytes: int
     retries: int
     priority: int
+    confinement: Confinement
+    env: Mapping[str, str]
+    """What the policy sets; the task's own variables win."""
 
 
 class Asker(Protocol):
@@ -123,8 +135,15 @@ def admit(
             f"account {account.name} has {unfinished} unfinished tasks and the pool allows "
             f"{rules.queue_per_account}: wait for some to end, or stop some"
         )
-    asked = _asked(ask)
-    got = {limit.key: limit.granted(asked[limit.key], profile) for limit in _LIMITS}
+    ask = _with_shared_scratch(ask, profile)
+    got = {limit.key: _granted(limit, limit.asked(ask), profile) for limit in LIMITS}
+    if got["scratch"] - got["tmp"] - got["shm"] < LEAST["tmp"]:
+        raise PolicyRefused(
+            f"tmp {show_bytes(got['tmp'])} and shm {show_bytes(got['shm'])} are parts of scratch, "
+            f"and of {show_bytes(got['scratch'])} they leave nothing for the working folder: "
+            "ask for more scratch, or for less of them"
+        )
+    modes = {limit.key: _granted_mode(limit, limit.asked(ask), profile) for limit in MODES}
     return Admitted(
         policy=profile.name,
         requirements=Requirements(
@@ -136,13 +155,27 @@ def admit(
             gpu_name=_with_gpu("a kind of GPU", ask.gpu_name or "", got["gpus"]),
             location=ask.location or "",
         ),
-        wall_s=got["time"],
-        cpu_s=_cpu_time(ask.cpu_s),
+        wall_s=got["wall"],
+        cpu_s=None if got["cpu_time"] == math.inf else got["cpu_time"],
         pids=int(got["pids"]),
         output_bytes=int(got["output"]),
         result_bytes=int(got["result"]),
         retries=int(got["retries"]),
         priority=int(got["priority"]),
+        confinement=Confinement(
+            tmp_bytes=int(got["tmp"]),
+            shm_bytes=int(got["shm"]),
+            scratch_inodes=int(got["scratch_inodes"]),
+            tmp_inodes=int(got["tmp_inodes"]),
+            shm_inodes=int(got["shm_inodes"]),
+            file_bytes=int(got["file_size"]),
+            open_files=int(got["open_files"]),
+            network=Network(modes["network"]),
+            seccomp=Seccomp(modes["seccomp"]),
+            reuse=Reuse(modes["reuse"]),
+            warm_python=profile.warm_python,
+        ),
+        env=profile.env,
     )
 
 
@@ -156,24 +189,24 @@ def check_spec(spec: TaskSpec, profile: Profile) -> None:
     check_form(spec)
     if spec.policy != profile.name:
         raise SpecRefused(f"the task is for policy {spec.policy} and not for {profile.name}")
+    for limit in LIMITS:
+        _check(limit, limit.wanted(spec), profile)
+    for mode in MODES:
+        _check_mode(mode, mode.wanted(spec), profile)
     needs = spec.requirements
-    wanted: dict[str, float] = {
-        "memory": needs.memory_bytes,
-        "scratch": needs.scratch_bytes,
-        "cpus": needs.cpu_millis / 1000,
-        "gpus": needs.gpus,
-        "time": spec.wall_s,
-        "pids": spec.pids,
-        "output": spec.output_bytes,
-        "result": spec.result_bytes,
-    }
-    for limit in _LIMITS:
-        if limit.key in wanted:
-            limit.check(wanted[limit.key], profile)
+    if working_folder_bytes(spec) < LEAST["tmp"]:
+        raise SpecRefused(
+            f"scratch: {show_bytes(needs.scratch_bytes)} leaves no room for the working folder "
+            "beside the task's tmp and shm"
+        )
     if not 0 <= needs.gpu_memory_bytes <= _MOST_BYTES:
         raise SpecRefused(f"gpu memory: {needs.gpu_memory_bytes} bytes cannot be had")
-    if spec.cpu_s is not None and not 0 < spec.cpu_s < math.inf:
-        raise SpecRefused(f"cpu time: a limit of {spec.cpu_s:g} s cannot be kept")
+
+
+def working_folder_bytes(spec: TaskSpec) -> int:
+    """What of the scratch space is the working folder's."""
+    shares = spec.confinement.tmp_bytes + spec.confinement.shm_bytes
+    return spec.requirements.scratch_bytes - shares
 
 
 def check_form(spec: TaskSpec) -> None:
@@ -221,85 +254,85 @@ def _size_as_argument(text: str) -> int:
         raise MalformedSpec("an argument or variable is not valid text") from None
 
 
-@attrs.frozen
-class _Limit:
-    """One bounded thing that may be asked for."""
+def _granted(limit: Limit, asked: float | None, profile: Profile) -> float:
+    """What a submit gets. Raises PolicyRefused."""
+    bound = limit.bound(profile)
+    if asked is None:
+        return bound.default
+    least = limit.least(profile)
+    if asked > bound.most:
+        raise PolicyRefused(
+            f"{limit.name} {limit.show(asked)} was asked for and policy {profile.name} allows at "
+            f"most {limit.show(bound.most)}: ask for less, or choose another with --policy"
+        )
+    if not asked >= least:
+        raise PolicyRefused(
+            f"{limit.name} {limit.show(asked)} was asked for and policy {profile.name} allows no "
+            f"less than {limit.show(least)}: ask for more"
+        )
+    return asked
 
-    key: str
-    """As in a policy file, and as the flag of the command line where there is one."""
-    bound: Callable[[Profile], Bound]
-    show: Callable[[float], str]
-    least: float | None
-    """None: as far below zero as the policy's most is above."""
 
-    def granted(self, asked: float | None, profile: Profile) -> float:
-        """What a submit gets; raises ``PolicyRefused``."""
-        bound = self.bound(profile)
-        if asked is None:
-            return bound.default
-        least = -bound.most if self.least is None else self.least
-        if asked > bound.most:
-            raise PolicyRefused(
-                f"{self.key} {self.show(asked)} was asked for and policy {profile.name} allows at "
-                f"most {self.show(bound.most)}: ask for less, or choose another with --policy"
-            )
-        if not asked >= least:
-            raise PolicyRefused(
-                f"{self.key} {self.show(asked)} was asked for and policy {profile.name} allows no "
-                f"less than {self.show(least)}: ask for more"
-            )
+def _granted_mode(limit: ModeLimit, asked: Mode | None, profile: Profile) -> Mode:
+    most = limit.most(profile)
+    if asked is None:
+        return most
+    if not asked.is_within(most):
+        raise PolicyRefused(
+            f"{limit.key} {asked} was asked for and policy {profile.name} allows at most {most}: "
+            "ask for less, or choose another with --policy"
+        )
+    return asked
+
+
+def _with_shared_scratch(ask: Ask, profile: Profile) -> Ask:
+    """The ask with a share of its scratch space for /tmp and /dev/shm, and inodes that go with it.
+
+    Where it does not say, each gets what the policy has for it, up to an eighth of what there is,
+    and an inode for each 4 KiB of that.
+    """
+    scratch = profile.scratch.default if ask.scratch_bytes is None else ask.scratch_bytes
+    room = scratch - (ask.tmp_bytes or 0) - (ask.shm_bytes or 0)
+    tmp = _share(ask.tmp_bytes, profile.tmp, room)
+    shm = _share(ask.shm_bytes, profile.shm, room)
+    return attrs.evolve(
+        ask,
+        tmp_bytes=tmp,
+        shm_bytes=shm,
+        tmp_inodes=_inodes(ask.tmp_inodes, profile.tmp_inodes, tmp),
+        shm_inodes=_inodes(ask.shm_inodes, profile.shm_inodes, shm),
+    )
+
+
+def _share(asked: int | None, bound: Bound, room: float) -> int:
+    if asked is not None:
         return asked
-
-    def check(self, wanted: float, profile: Profile) -> None:
-        """Raises ``SpecRefused`` for what the machine's policy does not give."""
-        bound = self.bound(profile)
-        least = -bound.most if self.least is None else self.least
-        if not least <= wanted <= bound.most:
-            raise SpecRefused(
-                f"{self.key}: the task asks for {self.show(wanted)} and this machine's policy "
-                f"{profile.name} gives {self.show(least)} to {self.show(bound.most)}"
-            )
+    return int(max(LEAST["tmp"], min(bound.default, room // 8)))
 
 
-def _bytes(amount: float) -> str:
-    return sizes.format_size(int(amount))
+def _inodes(asked: int | None, bound: Bound, size_bytes: int) -> int:
+    if asked is not None:
+        return asked
+    return int(max(LEAST["tmp_inodes"], min(bound.default, size_bytes // 4096)))
 
 
-def _plain(amount: float) -> str:
-    return f"{amount:.12g}"
+def _check(limit: Limit, wanted: float | None, profile: Profile) -> None:
+    """Raises SpecRefused for what the machine's policy does not give."""
+    most, least = limit.bound(profile).most, limit.least(profile)
+    if wanted is not None and not least <= wanted <= most:
+        raise SpecRefused(
+            f"{limit.name}: the task asks for {limit.show(wanted)} and this machine's policy "
+            f"{profile.name} gives {limit.show(least)} to {limit.show(most)}"
+        )
 
 
-def _seconds(amount: float) -> str:
-    return sizes.format_duration(amount) if math.isfinite(amount) else f"{amount:g}s"
-
-
-_LIMITS = (
-    _Limit("memory", lambda profile: profile.memory, _bytes, LEAST_MEMORY_BYTES),
-    _Limit("scratch", lambda profile: profile.scratch, _bytes, 0),
-    _Limit("cpus", lambda profile: profile.cpus, _plain, 0.001),
-    _Limit("gpus", lambda profile: profile.gpus, _plain, 0),
-    _Limit("time", lambda profile: profile.wall, _seconds, 0.001),
-    _Limit("pids", lambda profile: profile.pids, _plain, 1),
-    _Limit("output", lambda profile: profile.output, _bytes, 0),
-    _Limit("result", lambda profile: profile.result, _bytes, 0),
-    _Limit("retries", lambda profile: profile.retries, _plain, 0),
-    _Limit("priority", lambda profile: profile.priority, _plain, None),
-)
-
-
-def _asked(ask: Ask) -> dict[str, float | None]:
-    return {
-        "memory": ask.memory_bytes,
-        "scratch": ask.scratch_bytes,
-        "cpus": None if ask.cpu_millis is None else ask.cpu_millis / 1000,
-        "gpus": ask.gpus,
-        "time": ask.wall_s,
-        "pids": ask.pids,
-        "output": ask.output_bytes,
-        "result": ask.result_bytes,
-        "retries": ask.retries,
-        "priority": ask.priority,
-    }
+def _check_mode(limit: ModeLimit, wanted: Mode | None, profile: Profile) -> None:
+    most = limit.most(profile)
+    if wanted is not None and not wanted.is_within(most):
+        raise SpecRefused(
+            f"{limit.key}: the task asks for {wanted} and this machine's policy {profile.name} "
+            f"gives {most} at most"
+        )
 
 
 Wish = TypeVar("Wish", int, str)
@@ -311,9 +344,3 @@ def _with_gpu(what: str, wish: Wish, gpus: float) -> Wish:
     if isinstance(wish, int) and not 0 <= wish <= _MOST_BYTES:
         raise PolicyRefused(f"{what} of {wish} bytes cannot be had: ask for another amount")
     return wish
-
-
-def _cpu_time(asked: float | None) -> float | None:
-    if asked is not None and not 0 < asked < math.inf:
-        raise PolicyRefused(f"a CPU time limit of {asked:g} s cannot be kept: ask for more")
-    return asked

@@ -14,6 +14,7 @@ from typing import TypeVar
 import attrs
 
 from hivemind.core import sizes
+from hivemind.core.confinement import Mode, Network, Reuse
 from hivemind.core.errors import CoreError
 from hivemind.core.outputs import BadOutput, check_outputs, clean_output
 from hivemind.core.wording import one_line
@@ -25,6 +26,8 @@ FILE_NAME = "hivemind.toml"
 _OPENING = "# /// script"
 _CLOSING = "# ///"
 _CONTENT = re.compile(r"#(?: .*)?")
+_MOST_COUNT = 1 << 32
+"""What a message has room for."""
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -50,6 +53,19 @@ class FileSettings:
     """The longest that it may run, such as ``"60s"``."""
     policy: str | None = None
     """The pool's policy to run under."""
+    scratch_bytes: int | None = None
+    """Space for files that it writes, such as ``"1G"``."""
+    tmp_bytes: int | None = None
+    """What of that is /tmp, such as ``"256M"``."""
+    cpu_s: float | None = None
+    """The most time of processors, all together, such as ``"10m"``."""
+    open_files: int | None = None
+    """How many files one process may have open at a time."""
+    network: Network | None = None
+    """What it can reach: ``"none"``, ``"loopback"`` or ``"full"``; no more than the policy has."""
+    reuse: Reuse | None = None
+    """Whether it may follow others in a sandbox that is kept: ``"never"``, ``"job"`` or
+    ``"account"``; no more than the policy has."""
     outputs: tuple[str, ...] = ()
     """Files and folders below the working folder that belong to the result, too."""
 
@@ -121,6 +137,7 @@ def _parse(text: str, where: str) -> dict[str, object]:
 
 
 Value = TypeVar("Value")
+M = TypeVar("M", bound=Mode)
 
 
 class _Table:
@@ -147,7 +164,10 @@ class _Table:
             raise MetadataError(f"{key[:40]!a} of {self._where} is not known; there are: {known}")
 
 
-KEYS = ("command", "cpus", "env", "gpus", "memory", "outputs", "policy", "time")
+KEYS = (
+    *("command", "cpu_time", "cpus", "env", "gpus", "memory", "network", "open_files", "outputs"),
+    *("policy", "reuse", "scratch", "time", "tmp"),
+)
 
 
 class _Unexpected(Exception):
@@ -159,12 +179,18 @@ def _read(values: Mapping[str, object], where: str) -> FileSettings:
     settings = FileSettings(
         command=table.take("command", _command, ()),
         env=table.take("env", _env, {}),
-        memory_bytes=table.take("memory", _memory, None),
+        memory_bytes=table.take("memory", _size, None),
         cpu_millis=table.take("cpus", _cpus, None),
         gpus=table.take("gpus", _gpus, None),
         wall_s=table.take("time", _time, None),
         policy=table.take("policy", _policy, None),
         outputs=table.take("outputs", _outputs, ()),
+        scratch_bytes=table.take("scratch", _size, None),
+        tmp_bytes=table.take("tmp", _size, None),
+        cpu_s=table.take("cpu_time", _time, None),
+        open_files=table.take("open_files", _open_files, None),
+        network=table.take("network", _mode(Network), None),
+        reuse=table.take("reuse", _mode(Reuse), None),
     )
     table.finish()
     return settings
@@ -195,7 +221,7 @@ def _env(value: object) -> dict[str, str]:
     return dict(value)
 
 
-def _memory(value: object) -> int:
+def _size(value: object) -> int:
     if isinstance(value, str):
         return sizes.parse_size(value)
     return _whole(value, 'expected a size, like "512M", or a number of bytes')
@@ -207,6 +233,21 @@ def _cpus(value: object) -> int:
 
 def _gpus(value: object) -> int:
     return _whole(value, "expected a number of GPUs, like 1")
+
+
+def _open_files(value: object) -> int:
+    return _whole(value, "expected a number of files, like 1024", most=_MOST_COUNT)
+
+
+def _mode(modes: type[M]) -> Callable[[object], M]:
+    words = [mode.value for mode in modes]
+
+    def read(value: object) -> M:
+        if not isinstance(value, str) or value not in words:
+            raise _Unexpected(f"expected one of {', '.join(words)}")
+        return modes(value)
+
+    return read
 
 
 def _time(value: object) -> float:
@@ -240,8 +281,8 @@ def _strings(value: object, expected: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _whole(value: object, expected: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 62:
+def _whole(value: object, expected: str, *, most: int = 1 << 62) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < most:
         raise _Unexpected(expected)
     return value
 

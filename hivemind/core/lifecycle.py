@@ -132,7 +132,13 @@ def _screen(task: Task, attempt: Attempt | None, event: Event) -> Step | None:
 
 def _check_ending(task: Task, ending: Ending) -> None:
     usage = ending.usage
-    amounts = (usage.wall_s, usage.cpu_s, usage.memory_peak_bytes, ending.result_bytes)
+    amounts = (
+        usage.wall_s,
+        usage.cpu_s,
+        usage.memory_peak_bytes,
+        usage.gpu_memory_peak_bytes,
+        ending.result_bytes,
+    )
     if not all(math.isfinite(amount) and amount >= 0 for amount in amounts):
         raise BadReport(f"{story(task)}: its node reports an impossible usage")
     if ending.outcome in {Outcome.LOST, Outcome.REFUSED}:

@@ -1,9 +1,45 @@
 """What policy files say, as records. ``settings`` reads them; ``admission`` applies them."""
 
+import math
+from collections.abc import Mapping
+
 import attrs
 
-MIB = 1024 * 1024
+from hivemind.core.confinement import Network, Reuse, Seccomp
+
+KIB = 1024
+MIB = 1024 * KIB
 GIB = 1024 * MIB
+
+
+LEAST: Mapping[str, float] = {
+    "memory": 16 * MIB,
+    "scratch": 192 * KIB,
+    "scratch_inodes": 16,
+    "tmp": 64 * KIB,
+    "tmp_inodes": 16,
+    "shm": 64 * KIB,
+    "shm_inodes": 16,
+    "cpus": 0.001,
+    "wall": 0.001,
+    "cpu_time": 0.001,
+    "pids": 8,
+    "file_size": 4 * KIB,
+    "open_files": 64,
+}
+"""What no task can run with less of, by key: a sandbox needs it itself. Unpacking and starting take
+about 12 MiB, and the scratch space is shared out to three folders."""
+
+SYSTEM_FOLDERS = frozenset(
+    ("bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "sys", "task", "tmp")
+) | {"usr"}
+"""The folders at the root of a sandbox that are its own: nothing can be mounted in them."""
+
+RESERVED_VARIABLES = "HIVEMIND_"
+"""How the variables begin that say which task it is; no policy sets those."""
+
+HOST_ROOT = "host"
+"""The ``root`` of a profile whose tasks see the machine's own /usr."""
 
 
 @attrs.frozen(kw_only=True)
@@ -14,29 +50,64 @@ class Bound:
     most: float
 
 
+@attrs.frozen
+class Mount:
+    """A file or folder of the machine that tasks see read-only; both paths are absolute."""
+
+    source: str
+    target: str
+
+
 @attrs.frozen(kw_only=True)
 class Profile:
     """One named policy that a task may run under, such as ``default``.
 
     On the master it says what may be asked; on a worker what this machine is ready to give. Sizes
-    are bytes and times are seconds.
+    are bytes and times are seconds. ``root`` and ``mounts`` are the worker's alone.
     """
 
     name: str
     description: str = ""
     accounts: tuple[str, ...] = ("*",)
     """Who may use it: account names, ``role:admin``, ``role:provider``, or ``*``. Empty: nobody."""
+    root: str = HOST_ROOT
+    """``host``, or the absolute path of a folder with another root file system."""
+    mounts: tuple[Mount, ...] = ()
     memory: Bound = attrs.field(factory=lambda: Bound(default=512 * MIB, most=16 * GIB))
     scratch: Bound = attrs.field(factory=lambda: Bound(default=512 * MIB, most=16 * GIB))
+    scratch_inodes: Bound = attrs.field(factory=lambda: Bound(default=100_000, most=1_000_000))
+    tmp: Bound = attrs.field(factory=lambda: Bound(default=64 * MIB, most=4 * GIB))
+    """A part of the scratch space, as is ``shm``; the default is an eighth of it at most."""
+    tmp_inodes: Bound = attrs.field(factory=lambda: Bound(default=16_384, most=1_000_000))
+    shm: Bound = attrs.field(factory=lambda: Bound(default=64 * MIB, most=4 * GIB))
+    shm_inodes: Bound = attrs.field(factory=lambda: Bound(default=16_384, most=1_000_000))
     cpus: Bound = attrs.field(factory=lambda: Bound(default=1, most=64))
     gpus: Bound = attrs.field(factory=lambda: Bound(default=0, most=0))
     wall: Bound = attrs.field(factory=lambda: Bound(default=3600, most=7 * 86400))
+    cpu_time: Bound = attrs.field(factory=lambda: Bound(default=math.inf, most=math.inf))
+    """Infinite: no limit."""
     pids: Bound = attrs.field(factory=lambda: Bound(default=256, most=4096))
+    file_size: Bound = attrs.field(factory=lambda: Bound(default=16 * GIB, most=16 * GIB))
+    open_files: Bound = attrs.field(factory=lambda: Bound(default=1024, most=16_384))
     output: Bound = attrs.field(factory=lambda: Bound(default=16 * MIB, most=256 * MIB))
     result: Bound = attrs.field(factory=lambda: Bound(default=256 * MIB, most=4 * GIB))
     retries: Bound = attrs.field(factory=lambda: Bound(default=0, most=10))
     priority: Bound = attrs.field(factory=lambda: Bound(default=0, most=10))
     """A priority may be as low as minus ``most``."""
+    network: Network = Network.LOOPBACK
+    """What a task gets and the most that it may ask for, as are ``seccomp`` and ``reuse``."""
+    seccomp: Seccomp = Seccomp.DENY_LIST
+    env: Mapping[str, str] = attrs.field(factory=dict)
+    """Variables that a task has unless it sets them itself."""
+    reuse: Reuse = Reuse.NEVER
+    cell_runs: int = 100
+    """After this many tasks a sandbox that is kept is made anew."""
+    cell_age: float = 600.0
+    """After this long a sandbox that is kept is made anew."""
+    parked: int = 1
+    """How many sandboxes are made ahead."""
+    warm_python: bool = True
+    """Whether Python scripts may start from a warm interpreter in a sandbox that is kept."""
 
 
 @attrs.frozen(kw_only=True)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import attrs
 
+from hivemind.core.confinement import Confinement
+
 
 class TaskState(enum.StrEnum):
     """Where a task rests. The last four are ends: nothing leaves them."""
@@ -142,6 +144,9 @@ class TaskSpec:
     """Files and folders, relative to the working folder, that belong to the result beside the
     output folder's content. They keep their relative names in it; where the output folder has
     something of the same name, that counts."""
+    confinement: Confinement = attrs.field(factory=Confinement)
+    name: str = ""
+    """As its submitter calls it; tasks of one account and name are one job."""
 
 
 @attrs.frozen(kw_only=True)
@@ -199,6 +204,7 @@ class Usage:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     memory_peak_bytes: int = 0
+    gpu_memory_peak_bytes: int = 0
 
 
 @attrs.frozen(kw_only=True)

@@ -159,7 +159,7 @@ class Tasks:
                 filename=submission.filename,
                 argv=submission.argv,
                 command=submission.command,
-                env=submission.env,
+                env={**admitted.env, **submission.env},
                 policy=admitted.policy,
                 requirements=admitted.requirements,
                 wall_s=admitted.wall_s,
@@ -169,6 +169,8 @@ class Tasks:
                 result_bytes=admitted.result_bytes,
                 has_stdin=submission.has_stdin,
                 outputs=submission.outputs,
+                confinement=admitted.confinement,
+                name=submission.name,
             )
             check_form(spec)
         except CoreError as error:

@@ -5,6 +5,7 @@ are overridden file by file by ``HOME/policies``: a file there replaces the whol
 Every key is a field of core's record.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from importlib import resources
@@ -12,13 +13,16 @@ from pathlib import Path
 
 import attrs
 
-from hivemind.core.policy import Bound, PoolRules, Profile
+from hivemind.core.confinement import Network, Reuse, Seccomp
+from hivemind.core.limits import LIMITS, Limit
+from hivemind.core.policy import LEAST, Bound, PoolRules, Profile
 from hivemind.settings import values
 from hivemind.settings.errors import BadSetting
 from hivemind.settings.tables import Key, read_table, structure
 
 POOL = "pool"
 
+_SUFFIX = ".toml"
 _PROFILE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -54,6 +58,16 @@ def read_pool_rules(path: Path) -> PoolRules:
     return rules
 
 
+def read_policy_file(path: Path) -> None:
+    """Whether the file could be used, as a profile or as the pool's rules. Raises BadSetting."""
+    if path.suffix != _SUFFIX:
+        raise BadSetting(f"{path}: a policy's file is named NAME{_SUFFIX}")
+    if path.stem == POOL:
+        read_pool_rules(path)
+    else:
+        read_profile(path)
+
+
 def load_policies(home: Path | None) -> Policies:
     """The installation's policies, and what a home has in their place.
 
@@ -67,6 +81,11 @@ def load_policies(home: Path | None) -> Policies:
     return Policies(profiles=profiles, pool=pool, sources=files)
 
 
+def policy_files(folder: Path) -> list[Path]:
+    """The policy files of a folder, in order. Raises BadSetting where it cannot be read."""
+    return sorted(path for _, path in _policy_files(folder))
+
+
 def installed_policies() -> Path:
     """The folder of the policies that came with the installation, or with the checkout."""
     package = Path(str(resources.files("hivemind")))
@@ -77,7 +96,7 @@ def installed_policies() -> Path:
 def _policy_files(folder: Path) -> Iterator[tuple[str, Path]]:
     try:
         for path in folder.iterdir():
-            if path.suffix == ".toml":
+            if path.suffix == _SUFFIX:
                 yield path.stem, path
     except FileNotFoundError:
         return
@@ -89,27 +108,52 @@ def _policy_files(folder: Path) -> Iterator[tuple[str, Path]]:
         raise BadSetting(f"{folder} cannot be read: {error.strerror}") from error
 
 
+_MOST_COUNT = 2**31
+_LIMITS: Mapping[str, Limit] = {limit.key: limit for limit in LIMITS}
+
+
 def _bound(
     field: str, read: values.Reader[float], *, read_default: values.Reader[float] | None = None
 ) -> Key:
     """The key of a profile's bound, whose missing half is the record's own."""
     base: Bound = getattr(Profile(name=field), field)
+    if field in LEAST:
+        show, most = _LIMITS[field].show, math.inf if read is not values.count else _MOST_COUNT
+        read = values.between(read, LEAST[field], most, show)
     return Key(read=values.bound(read, base, read_default=read_default))
 
 
 PROFILE_KEYS: Mapping[str, Key] = {
     "description": Key(read=values.text),
     "accounts": Key(read=values.texts),
+    "root": Key(read=values.root),
+    "mounts": Key(read=values.mounts),
     "memory": _bound("memory", values.size),
     "scratch": _bound("scratch", values.size),
+    "scratch_inodes": _bound("scratch_inodes", values.count),
+    "tmp": _bound("tmp", values.size),
+    "tmp_inodes": _bound("tmp_inodes", values.count),
+    "shm": _bound("shm", values.size),
+    "shm_inodes": _bound("shm_inodes", values.count),
     "cpus": _bound("cpus", values.number),
     "gpus": _bound("gpus", values.count),
     "wall": _bound("wall", values.duration),
+    "cpu_time": _bound("cpu_time", values.limited_duration),
     "pids": _bound("pids", values.count),
+    "file_size": _bound("file_size", values.size),
+    "open_files": _bound("open_files", values.count),
     "output": _bound("output", values.size),
     "result": _bound("result", values.size),
     "retries": _bound("retries", values.count),
     "priority": _bound("priority", values.count, read_default=values.signed),
+    "network": Key(read=values.mode(Network)),
+    "seccomp": Key(read=values.mode(Seccomp)),
+    "env": Key(read=values.variables),
+    "reuse": Key(read=values.mode(Reuse)),
+    "cell_runs": Key(read=values.at_least_one),
+    "cell_age": Key(read=values.some_duration),
+    "parked": Key(read=values.count),
+    "warm_python": Key(read=values.flag),
 }
 
 POOL_KEYS: Mapping[str, Key] = {

@@ -5,17 +5,23 @@ is no 1, and quantities may be text with a unit.
 """
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from hivemind.core.policy import Bound
+from hivemind.core.confinement import Mode
+from hivemind.core.limits import UNLIMITED
+from hivemind.core.policy import HOST_ROOT, RESERVED_VARIABLES, SYSTEM_FOLDERS, Bound, Mount
 from hivemind.core.sizes import parse_cpus, parse_duration, parse_size
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Mode)
 Reader = Callable[[object], T]
 
+MOST_MOUNTS = 64
 _SHOWN = 40
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def text(value: object) -> str:
@@ -48,6 +54,19 @@ def choice(*words: str) -> Reader[str]:
         return value
 
     return read
+
+
+def mode(modes: type[M]) -> Reader[M]:
+    """One of the words of a mode."""
+    read = choice(*(one.value for one in modes))
+    return lambda value: modes(read(value))
+
+
+def flag(value: object) -> bool:
+    """Yes or no."""
+    if not isinstance(value, bool):
+        raise _expected("true or false", value)
+    return value
 
 
 def path(value: object) -> Path:
@@ -99,6 +118,91 @@ def duration(value: object) -> float:
         return number(value)
     except ValueError:
         raise _expected('a duration such as "60s" or a number of seconds', value) from None
+
+
+def limited_duration(value: object) -> float:
+    """Seconds, or infinity for ``unlimited``."""
+    if value == UNLIMITED:
+        return math.inf
+    try:
+        return duration(value)
+    except ValueError:
+        raise _expected(f'a duration such as "60s", or "{UNLIMITED}"', value) from None
+
+
+def between(
+    read: Reader[float], least: float, most: float, show: Callable[[float], str]
+) -> Reader[float]:
+    """An amount that is neither too small nor too large."""
+
+    def read_between(value: object) -> float:
+        amount = read(value)
+        if amount < least:
+            raise ValueError(f"expected at least {show(least)}, not {show(amount)}")
+        if amount > most:
+            raise ValueError(f"expected at most {show(most)}, not {show(amount)}")
+        return amount
+
+    return read_between
+
+
+def root(value: object) -> str:
+    """``host``, or the absolute path of a folder."""
+    if not isinstance(value, str) or (value != HOST_ROOT and not _is_plain_path(value)):
+        raise _expected('"host" or the absolute path of a folder', value)
+    return value
+
+
+def mounts(value: object) -> tuple[Mount, ...]:
+    """A list of tables with a ``source`` on the machine and a ``target`` in the sandbox."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise _expected('a list of tables such as { source = "/data", target = "/data" }', value)
+    if len(value) > MOST_MOUNTS:
+        raise ValueError(f"expected at most {MOST_MOUNTS} mounts, not {len(value)}")
+    read = tuple(_mount(item) for item in value)
+    targets = [mount.target for mount in read]
+    if twice := sorted({target for target in targets if targets.count(target) > 1}):
+        raise ValueError(f"target {_shown(twice[0])} is there twice")
+    return read
+
+
+def _mount(table: dict[str, object]) -> Mount:
+    if unknown := sorted(table.keys() - {"source", "target"}):
+        raise ValueError(f"{_shown(unknown[0])} is not known: a mount has source and target")
+    found = {}
+    for key in ("source", "target"):
+        if key not in table:
+            raise ValueError(f"{key} is missing: a mount has source and target")
+        place = table[key]
+        if not isinstance(place, str) or not _is_plain_path(place):
+            raise ValueError(f"{key}: {_expected('an absolute path without . or ..', place)}")
+        found[key] = place
+    if found["target"].split("/")[1] in SYSTEM_FOLDERS:
+        raise ValueError(
+            f"target: expected a place outside of the system's own folders, not "
+            f"{_shown(found['target'])}"
+        )
+    return Mount(**found)
+
+
+def _is_plain_path(text: str) -> bool:
+    """Whether it is absolute, below the root, and every step of it a name."""
+    steps = text.split("/")[1:]
+    return text.startswith("/") and text.isprintable() and not {"", ".", ".."} & set(steps)
+
+
+def variables(value: object) -> Mapping[str, str]:
+    """A table of texts, by names that an environment can have."""
+    if not isinstance(value, dict):
+        raise _expected('a table of texts such as { TZ = "UTC" }', value)
+    for key, content in value.items():
+        if _VARIABLE.fullmatch(key) is None:
+            raise ValueError(f"{_shown(key)} cannot name a variable: use letters, digits and _")
+        if key.startswith(RESERVED_VARIABLES):
+            raise ValueError(f"{_shown(key)} is not a policy's to set: it says which task it is")
+        if not isinstance(content, str) or "\0" in content:
+            raise ValueError(f"{key}: {_expected('text in quotes', content)}")
+    return dict(value)
 
 
 def some_size(value: object) -> int:
@@ -158,7 +262,9 @@ def _part(table: dict[str, object], key: str, read: Reader[float], otherwise: fl
 
 
 def _expected(what: str, value: object) -> ValueError:
+    return ValueError(f"expected {what}, not {_shown(value)}")
+
+
+def _shown(value: object) -> str:
     shown = ascii(value)
-    if len(shown) > _SHOWN:
-        shown = shown[:_SHOWN] + "..."
-    return ValueError(f"expected {what}, not {shown}")
+    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."

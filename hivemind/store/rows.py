@@ -97,6 +97,7 @@ ATTEMPT_COLUMNS = (
     "task_id", "number", "node_id", "lease_id", "assigned_at", "started_at", "ended_at",
     "outcome", "reason", "detail", "exit_code", "used_wall_s", "used_cpu_s",
     "used_memory_peak_bytes", "report_seq", "refusal", "result_bytes",
+    "used_gpu_memory_peak_bytes",
 )  # fmt: skip
 
 
@@ -108,6 +109,7 @@ def attempt_row(attempt: Attempt) -> Row:
         _value(attempt.outcome), _value(attempt.reason), attempt.detail, attempt.exit_code,
         attempt.usage.wall_s, attempt.usage.cpu_s, attempt.usage.memory_peak_bytes,
         attempt.report_seq, _value(attempt.refusal), attempt.result_bytes,
+        attempt.usage.gpu_memory_peak_bytes,
     )  # fmt: skip
 
 
@@ -117,6 +119,7 @@ def attempt_of(row: Row) -> Attempt:
         task_id, number, node_id, lease_id, assigned_at, started_at, ended_at,
         outcome, reason, detail, exit_code, used_wall_s, used_cpu_s,
         used_memory_peak_bytes, report_seq, refusal, result_bytes,
+        used_gpu_memory_peak_bytes,
     ) = row  # fmt: skip
     return Attempt(
         task_id=task_id,
@@ -130,7 +133,12 @@ def attempt_of(row: Row) -> Attempt:
         reason=None if reason is None else Reason(reason),
         detail=detail,
         exit_code=exit_code,
-        usage=Usage(wall_s=used_wall_s, cpu_s=used_cpu_s, memory_peak_bytes=used_memory_peak_bytes),
+        usage=Usage(
+            wall_s=used_wall_s,
+            cpu_s=used_cpu_s,
+            memory_peak_bytes=used_memory_peak_bytes,
+            gpu_memory_peak_bytes=used_gpu_memory_peak_bytes,
+        ),
         report_seq=report_seq,
         refusal=None if refusal is None else RefusalKind(refusal),
         result_bytes=result_bytes,

@@ -35,9 +35,11 @@ from hivemind.supervision import (
     StartFailed,
     open_supervisor,
 )
-from hivemind.worker.capacity import Wish, measure_machine, plan_capacity
+from hivemind.worker.capacity import Wish, measure_machine, offered_gpus, plan_capacity, with_gpus
+from hivemind.worker.cells import plan_cells
 from hivemind.worker.dial import Dial, NotTrusted
 from hivemind.worker.errors import WorkerError
+from hivemind.worker.gpu_slots import GpuSlots
 from hivemind.worker.gpus import open_gpus
 from hivemind.worker.held import HeldAttempts
 from hivemind.worker.identity import Identity, IdentityFolder, join
@@ -80,9 +82,16 @@ class Worker:
     """A worker that its master has welcomed; made by ``open_worker``."""
 
     def __init__(
-        self, config: WorkerConfig, *, runner: Runner, link: Link, held: HeldAttempts
+        self,
+        config: WorkerConfig,
+        *,
+        pool: sandbox.Pool,
+        runner: Runner,
+        link: Link,
+        held: HeldAttempts,
     ) -> None:
         self._config = config
+        self._pool = pool
         self._runner = runner
         self._link = link
         self._held = held
@@ -99,6 +108,7 @@ class Worker:
             log.error("policies_not_reloaded", error=str(error))
         else:
             self._runner.use_profiles(policies.profiles)
+            self._pool.use_cell_rules(plan_cells(policies.profiles.values()))
             log.info("policies_reloaded")
 
     async def drain(self) -> None:
@@ -188,8 +198,11 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
     with _own_home(config.home) as folder, open_gpus() as gpus:
         outbox = Outbox(folder / "attempts")
         held = HeldAttempts()
+        devices = offered_gpus(gpus, policies.profiles.values())
+        capacity = with_gpus(capacity, devices)
         await recover(outbox, held)
-        async with _open_sandboxes(config, capacity.slots) as pool:
+        cells = plan_cells(policies.profiles.values())
+        async with _open_sandboxes(config, capacity.slots, cells) as pool:
             identity = await _join(dial, IdentityFolder(folder), config, known)
             transfers = Transfers(dial, identity)
             runner = Runner(
@@ -199,6 +212,8 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
                 transfers=transfers,
                 capacity=capacity,
                 profiles=policies.profiles,
+                gpus=gpus,
+                gpu_slots=GpuSlots(devices),
             )
             signs = VitalSigns(folder, gpus)
 
@@ -220,7 +235,7 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
                 ),
                 measure=measure,
             )
-            worker = Worker(config, runner=runner, link=link, held=held)
+            worker = Worker(config, pool=pool, runner=runner, link=link, held=held)
             async with _supervised(worker):
                 yield worker
 
@@ -287,17 +302,24 @@ async def _join(
 
 
 @asynccontextmanager
-async def _open_sandboxes(config: WorkerConfig, slots: int) -> AsyncIterator[sandbox.Pool]:
-    wanted = sandbox.PoolConfig(
-        limits="cgroup" if config.limits == "cgroup" else "best-effort",
-        slots=slots,
-        cgroup_parent="hivemind",
-    )
+async def _open_sandboxes(
+    config: WorkerConfig, slots: int, cells: sandbox.CellRules
+) -> AsyncIterator[sandbox.Pool]:
     try:
-        async with sandbox.open_pool(wanted) as pool:
+        async with sandbox.open_pool(_pool_config(config, slots, cells)) as pool:
             yield pool
     except sandbox.Unavailable as error:
         raise SandboxUnavailable(_what_is_missing(error, config)) from error
+
+
+def _pool_config(config: WorkerConfig, slots: int, cells: sandbox.CellRules) -> sandbox.PoolConfig:
+    """What the pool of sandboxes is told; the one place for it."""
+    return sandbox.PoolConfig(
+        limits="cgroup" if config.limits == "cgroup" else "best-effort",
+        slots=slots,
+        cgroup_parent="hivemind",
+        cells=cells,
+    )
 
 
 def _what_is_missing(error: sandbox.Unavailable, config: WorkerConfig) -> str:

@@ -1,21 +1,27 @@
-"""What this machine offers for tasks. All of it is really there.
-
-GPUs are not offered: a sandbox cannot be given one yet, and a task must not be promised it.
-"""
+"""What this machine offers for tasks. All of it is really there."""
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import attrs
 import psutil
+import structlog
 
+import sandbox
+from hivemind.core.policy import Profile
 from hivemind.core.records import Capacity
 from hivemind.core.sizes import show_size
 from hivemind.worker.errors import WorkerError
+from hivemind.worker.gpus import GpuDevice, Gpus
 from sandbox.hierarchy import read_layout
 
 _SHARE_OF_MEMORY = 0.8
 """What of the memory is offered where the owner does not say: the system needs some itself."""
+_MOST_NAME_CHARACTERS = 200
+"""A master takes no longer names."""
+
+log = structlog.get_logger(__name__)
 
 
 class ImpossibleOffer(WorkerError):
@@ -62,6 +68,34 @@ def plan_capacity(wish: Wish, machine: Machine) -> Capacity:
         cpu_millis=cpu_millis,
         memory_bytes=memory_bytes,
         location=wish.location,
+    )
+
+
+def offered_gpus(gpus: Gpus, profiles: Iterable[Profile]) -> tuple[GpuDevice, ...]:
+    """The GPUs that tasks may have: none where no policy lets anybody have one, or none works."""
+    if not gpus.devices:
+        return ()
+    if not any(profile.gpus.most > 0 and profile.accounts for profile in profiles):
+        log.info("gpus_not_offered", reason="no policy of this machine allows any")
+        return ()
+    try:
+        gpus.grant(gpus.devices)
+    except sandbox.SandboxError as error:
+        log.warning("gpus_not_offered", reason=str(error))
+        return ()
+    return gpus.devices
+
+
+def with_gpus(capacity: Capacity, devices: Sequence[GpuDevice]) -> Capacity:
+    """The offer with these GPUs: the memory of all together, and the names of all kinds."""
+    names = sorted({device.name for device in devices if device.name.isprintable()})
+    while len(name := ", ".join(names)) > _MOST_NAME_CHARACTERS:
+        names.pop()
+    return attrs.evolve(
+        capacity,
+        gpus=len(devices),
+        gpu_memory_bytes=sum(device.memory_bytes for device in devices),
+        gpu_name=name,
     )
 
 

@@ -8,6 +8,9 @@ import sandbox
 from hivemind.core import sizes
 from hivemind.core.records import Ending, Outcome, Reason, TaskSpec, Usage
 from hivemind.core.wording import one_line
+from hivemind.worker.gpu_share import GpuShare
+
+_KILLED = 128 + signal.SIGKILL
 
 _OUTCOMES = {
     Reason.SIGNALLED: Outcome.FAILED,
@@ -36,6 +39,22 @@ def ending_of(result: sandbox.Result, spec: TaskSpec) -> Ending:
             cpu_s=result.usage.cpu_s,
             memory_peak_bytes=result.usage.memory_peak_bytes,
         ),
+    )
+
+
+def with_gpu(ending: Ending, gpu: GpuShare, *, stopped_for_it: bool) -> Ending:
+    """The ending of an attempt with GPUs, which may have been stopped for using too much."""
+    ending = attrs.evolve(
+        ending, usage=attrs.evolve(ending.usage, gpu_memory_peak_bytes=gpu.peak_bytes)
+    )
+    if ending.reason is not Reason.STOPPED or not stopped_for_it:
+        return ending
+    return attrs.evolve(
+        ending,
+        outcome=Outcome.FAILED,
+        reason=Reason.OUT_OF_MEMORY,
+        exit_code=_KILLED,
+        detail=gpu.why,
     )
 
 

@@ -9,6 +9,7 @@ import trio
 
 import sandbox
 from hivemind.core.messages import Assignment
+from hivemind.core.policy import Profile
 from hivemind.core.records import (
     Ending,
     Outcome,
@@ -22,10 +23,18 @@ from hivemind.core.sizes import show_size
 from hivemind.core.wording import one_line
 from hivemind.worker.archive_entry import find_entry
 from hivemind.worker.attempt_log import AttemptLog
-from hivemind.worker.build import BadPayload, build_archive, build_command, build_script
-from hivemind.worker.ending import ending_of, without_result
+from hivemind.worker.build import (
+    BadPayload,
+    Order,
+    build_archive,
+    build_command,
+    build_script,
+)
+from hivemind.worker.ending import ending_of, with_gpu, without_result
 from hivemind.worker.errors import WorkerError
+from hivemind.worker.gpu_share import GpuShare
 from hivemind.worker.held import HeldAttempt
+from hivemind.worker.machine import NotHere, check_machine
 from hivemind.worker.outbox import AttemptFolder, Outbox
 from hivemind.worker.transfers import NotWanted, TransferFailed, Transfers
 
@@ -56,13 +65,18 @@ class Execution:
 
     assignment: Assignment
     spec: TaskSpec
+    profile: Profile
+    """This machine's own, which the spec fits."""
     held: HeldAttempt
     pool: sandbox.Pool
     outbox: Outbox
     transfers: Transfers
     note_change: Callable[[], None]
     """Called whenever there is more to tell the master."""
+    gpu: GpuShare | None = None
+    """None where it has no GPU."""
     _stop_asked: bool = attrs.field(default=False, init=False)
+    _over_gpu_memory: bool = attrs.field(default=False, init=False)
     _why: str = attrs.field(default="", init=False)
     _preparation: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _run: sandbox.Run | None = attrs.field(default=None, init=False)
@@ -73,6 +87,14 @@ class Execution:
             self._stop_asked, self._why = True, why
             self._preparation.cancel()
             if self._run is not None:
+                self._run.stop()
+
+    def look_at_gpus(self) -> None:
+        """See how much GPU memory it uses, and end it where that is more than it asked for."""
+        if self.gpu is not None and self._run is not None:
+            self.gpu.look()
+            if self.gpu.is_over and not self._stop_asked:
+                self._over_gpu_memory = True
                 self._run.stop()
 
     async def run(self) -> Ending | Refused:
@@ -89,7 +111,7 @@ class Execution:
         try:
             with self._preparation:
                 await self._place_inputs()
-                run_spec = await self._build()
+                run_spec = await self._add_gpus(await self._build())
             if run_spec is None:
                 return Ending(outcome=Outcome.STOPPED, reason=Reason.STOPPED, detail=self._why)
             return await self._execute(run_spec)
@@ -99,7 +121,7 @@ class Execution:
             return Ending(
                 outcome=Outcome.FAILED, reason=Reason.BAD_PAYLOAD, detail=one_line(str(error))
             )
-        except sandbox.BadSpec as error:
+        except (sandbox.BadSpec, NotHere) as error:
             return Refused(RefusalKind.POLICY, str(error))
 
     # -- before ---------------------------------------------------------------------------------
@@ -132,20 +154,36 @@ class Execution:
             await trio.to_thread.run_sync(path.write_bytes, inline or b"")
 
     async def _build(self) -> sandbox.Spec:
-        spec, ref, folder = self.spec, self.held.ref, self._folder
+        await trio.to_thread.run_sync(check_machine, self.spec, self.profile)
+        spec, folder = self.spec, self._folder
+        order = Order(
+            spec=spec,
+            ref=self.held.ref,
+            account=self.assignment.account,
+            profile=self.profile,
+        )
         stdin = folder.stdin if spec.has_stdin else None
         match spec.kind:
             case PayloadKind.COMMAND:
-                return build_command(spec, ref, argv=spec.argv, stdin=stdin)
+                return build_command(order, argv=spec.argv, stdin=stdin)
             case PayloadKind.SCRIPT:
                 head = await trio.to_thread.run_sync(_head, folder.payload)
-                return build_script(spec, ref, payload=folder.payload, head=head, stdin=stdin)
+                return build_script(order, payload=folder.payload, head=head, stdin=stdin)
             case PayloadKind.ARCHIVE:
                 archive = functools.partial(
-                    build_archive, spec, ref, payload=folder.payload, stdin=stdin
+                    build_archive, order, payload=folder.payload, stdin=stdin
                 )
                 entry = spec.command or await find_entry(self.pool, archive(entry=("true",)))
                 return archive(entry=entry)
+
+    async def _add_gpus(self, run_spec: sandbox.Spec) -> sandbox.Spec:
+        if self.gpu is None:
+            return run_spec
+        try:
+            grant = await trio.to_thread.run_sync(self.gpu.grant)
+        except sandbox.Unavailable as error:
+            raise _InputFailed(f"the node cannot give its GPUs: {error}") from error
+        return grant.added_to(run_spec)
 
     @property
     def _folder(self) -> AttemptFolder:
@@ -164,6 +202,8 @@ class Execution:
             await self._record(run, output)
             result = await run.wait()
             ending = ending_of(result, self.spec)
+            if self.gpu is not None:
+                ending = with_gpu(ending, self.gpu, stopped_for_it=self._over_gpu_memory)
             if ending.reason is Reason.STOPPED:
                 ending = attrs.evolve(ending, detail=self._why)
             return await self._collect(run, ending)

@@ -88,4 +88,7 @@ def _by_room(spec: TaskSpec, capacity: Capacity, reserved: Amounts) -> Refusal |
     need = needed(spec.requirements)
     if need.within(offered(capacity).minus(reserved)):
         return None
-    return Refusal(RefusalKind.BUSY, f"busy: {reserved.slots} of {capacity.slots} slots are taken")
+    taken = f"{reserved.slots} of {capacity.slots} slots"
+    if need.gpus:
+        taken += f" and {reserved.gpus} of {capacity.gpus} GPUs"
+    return Refusal(RefusalKind.BUSY, f"busy: {taken} are taken")

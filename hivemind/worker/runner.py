@@ -21,12 +21,17 @@ from hivemind.rpc.contract.specs import decode_spec
 from hivemind.supervision import Backoff
 from hivemind.worker.ending import without_result
 from hivemind.worker.execution import Execution, Refused
+from hivemind.worker.gpu_share import GpuShare
+from hivemind.worker.gpu_slots import GpuSlots
+from hivemind.worker.gpus import Gpus
 from hivemind.worker.held import STARTED_SEQ, HeldAttempt, HeldAttempts
 from hivemind.worker.outbox import FinalReport, Outbox
-from hivemind.worker.refusal import judge
+from hivemind.worker.refusal import Refusal, judge
 from hivemind.worker.transfers import NotWanted, Transfers
 
 _DROP_S = 10.0
+_GPU_LOOK_S = 1.0
+"""How often the memory in use on GPUs is looked up."""
 _DISK_FULL_BACKOFF = Backoff(first_s=1.0, most_s=30.0)
 
 log = structlog.get_logger(__name__)
@@ -56,7 +61,11 @@ class Runner:
         transfers: Transfers,
         capacity: Capacity,
         profiles: Mapping[str, Profile],
+        gpus: Gpus,
+        gpu_slots: GpuSlots,
     ) -> None:
+        self._gpus = gpus
+        self._gpu_slots = gpu_slots
         self._pool = pool
         self._outbox = outbox
         self._held = held
@@ -82,7 +91,7 @@ class Runner:
             self._attempts = attempts
             task_status.started()
             try:
-                await trio.sleep_forever()
+                await self._watch_gpus()
             finally:
                 self._attempts = None
 
@@ -122,16 +131,28 @@ class Runner:
         if refusal is not None:
             self._refuse_with(ref, refusal.kind, refusal.detail)
             return
+        devices = self._gpu_slots.take(ref, spec.requirements)
+        if isinstance(devices, Refusal):
+            self._refuse_with(ref, devices.kind, devices.detail)
+            return
         held = HeldAttempt(ref=ref, folder=folder)
         attempt = _Attempt(
             held=held,
             execution=Execution(
                 assignment=assignment,
                 spec=spec,
+                profile=self._profiles[spec.policy],
                 pool=self._pool,
                 outbox=self._outbox,
                 transfers=self._transfers,
                 held=held,
+                gpu=GpuShare(
+                    gpus=self._gpus,
+                    devices=devices,
+                    limit_bytes=spec.requirements.gpu_memory_bytes,
+                )
+                if devices
+                else None,
                 note_change=self._held.note_change,
             ),
             needs=needed(spec.requirements),
@@ -200,6 +221,13 @@ class Runner:
     async def wait_idle(self) -> None:
         """Return once nothing is under way."""
         await self._idle.wait()
+
+    async def _watch_gpus(self) -> None:
+        """End what uses more GPU memory than it asked for, and remember how much that was."""
+        while True:
+            await trio.sleep(_GPU_LOOK_S)
+            for attempt in self._running.values():
+                attempt.execution.look_at_gpus()
 
     # -- one attempt ----------------------------------------------------------------------------
 
@@ -295,6 +323,7 @@ class Runner:
 
     def _release(self, attempt: _Attempt) -> None:
         del self._running[attempt.held.ref]
+        self._gpu_slots.release(attempt.held.ref)
         self._reserved = self._reserved.minus(attempt.needs)
         if not self._running:
             self._idle.set()

@@ -12,7 +12,7 @@ Modules, in the order of one run:
 - `spare` makes namespaces ahead of time;
 - `child` is the process that becomes the sandbox: it joins the cgroup, gives up every privilege,
   has `stage` (with `archive`) put the inputs in place, and executes bubblewrap with the command
-  line of `bwrap` and the filter of `seccomp`;
+  line of `bwrap` and the filter of `seccomp` (assembled by `bpf`, numbers from `syscalls`);
 - `collect` writes a finished task's output as a tar;
 - `linux` holds the system calls that Python lacks.
 

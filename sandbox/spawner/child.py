@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from sandbox.spawner import bwrap, linux, spare, stage
 
-_ARGS_FD, _STATUS_FD, FIRST_GIVEN_FD = 3, 4, 5
+_ARGS_FD, STATUS_FD, FIRST_GIVEN_FD = 3, 4, 5
 _MOST_CPU_S = 1 << 32  # an rlimit is a number of the kernel's; any float may be asked for
 _ABOVE = 16  # descriptors are first moved out of the way of the numbers above
 
@@ -65,7 +65,7 @@ def options(start: dict[str, Any], place: Place, root: str) -> bytes:
         root,
         start["env"],
         seccomp_fd=FIRST_GIVEN_FD,
-        status_fd=_STATUS_FD,
+        status_fd=STATUS_FD,
         shared=_shared(place, start["network"]),
     )
 
@@ -155,7 +155,7 @@ def execute(place: Place, options: int, argv: list[str], given: list[int]) -> No
         OSError: it could not be executed.
     """
     _arrange_descriptors([*place.streams, options, place.report, *given])
-    place.report = _STATUS_FD
+    place.report = STATUS_FD
     os.execve(  # noqa: S606
         place.bwrap_path, bwrap.command_line(place.bwrap_path, _ARGS_FD, argv), {}
     )

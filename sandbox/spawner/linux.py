@@ -6,10 +6,12 @@ Each wrapper raises OSError with the kernel's errno. See the manual pages of sec
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
@@ -38,6 +40,9 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_SECCOMP = 22
+_PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 
 _SYS_CLONE3 = 435
@@ -46,6 +51,9 @@ _SYS_OPENAT2 = 437
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
+_SECCOMP_MODE_FILTER = 2
+_LAST_CAPABILITY = 63  # a set has 64 bits; the kernel refuses those that it does not know
+_INSTRUCTION_BYTES = 8
 
 # PyDLL keeps the GIL: a child that clone3 made must not wait for a lock that its parent held.
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -124,6 +132,42 @@ def drop_capabilities() -> None:
     """Empty the effective, permitted and inheritable capability sets of this process."""
     header = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
     _syscall(_SYS_CAPSET[os.uname().machine], header, bytes(24), what="capset")
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Say whether processes of the same user may look into this one (PR_SET_DUMPABLE, prctl(2)).
+
+    One that may not be dumped has a /proc folder that belongs to root. Forks inherit it; execve
+    makes a process dumpable again.
+    """
+    _check(_libc.prctl(_PR_SET_DUMPABLE, int(dumpable), 0, 0, 0), "prctl(PR_SET_DUMPABLE)")
+
+
+def empty_bounding_set() -> None:
+    """Give up every capability that an execve could bring; needs CAP_SETPCAP."""
+    for number in range(_LAST_CAPABILITY + 1):
+        if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
+            if ctypes.get_errno() != errno.EINVAL:
+                _check(-1, "prctl(PR_CAPBSET_DROP)")
+            return  # the first that this kernel does not know
+
+
+class Filter:
+    """A seccomp program in the form in which the kernel takes it."""
+
+    def __init__(self, program: bytes) -> None:
+        # Kept by this object: the kernel reads it where it lies.
+        self._program = ctypes.create_string_buffer(program, len(program))
+        self._fprog = struct.pack(
+            "HxxxxxxQ", len(program) // _INSTRUCTION_BYTES, ctypes.addressof(self._program)
+        )
+
+    def install(self) -> None:
+        """Have every later system call of this process and its descendants judged by it."""
+        _check(
+            _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, self._fprog, 0, 0),
+            "prctl(PR_SET_SECCOMP)",
+        )
 
 
 def close_from(first: int) -> None:

@@ -16,7 +16,8 @@ import signal
 import socket
 from typing import Any
 
-from sandbox.spawner import child, collect, house, linux, root, seccomp, spare
+from sandbox.spawner import cell, child, collect, house, linux, root, seccomp, spare
+from sandbox.spawner.datagrams import receive
 
 _MESSAGE_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 32
@@ -29,6 +30,7 @@ class Spawner:
         self._link = link
         self._as_root: bool = config["as_root"]
         self._bwrap_path = bwrap_path
+        self._package: str = config["package"]
         self._filters: dict[tuple[str, str], bytes] = {}
         self._spare = spare.open_spare() if self._as_root else None
         self._children: dict[int, tuple[int, int]] = {}  # pidfd: (pid, id)
@@ -51,9 +53,7 @@ class Spawner:
                     return
 
     def _answer_one(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(
-            self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        data, descriptors = receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
         if not data:
             return False
         message = json.loads(data)
@@ -62,6 +62,8 @@ class Spawner:
         try:
             if message["op"] == "start":
                 pidfd = self._start(message, descriptors)
+            elif message["op"] == "start_cell":
+                pidfd = self._start_cell(message, descriptors)
             elif message["op"] == "collect":
                 pidfd = self._collect(message, descriptors)
             else:
@@ -115,6 +117,31 @@ class Spawner:
             )
         return self._watch(pid, pidfd, message["id"])
 
+    def _start_cell(self, message: dict[str, Any], descriptors: list[int]) -> int:
+        report, link, *cgroups = descriptors
+        uid, slot = message["uid"], message["slot"]
+        binds = tuple((os.path.realpath(source), place) for source, place in message["binds"])
+        full = message["network"] == "full"
+        cell.install_launcher(self._package)
+        house.mount_slot(slot, uid, {}, root.View(binds=binds, host_network=full))
+        cell.show_launcher(house.slot_path(slot))
+        into = cgroups.pop(0) if message["into_cgroup"] else None
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        descriptors.append(null)
+        pid, pidfd = linux.clone(linux.CLONE_NEWPID, into)
+        if pid == 0:
+            place = child.Place(
+                bwrap_path=self._bwrap_path,
+                as_root=self._as_root,
+                uid=uid,
+                report=report,
+                streams=(null, null, null),
+                joins=cgroups,
+                namespaces=[],
+            )
+            cell.become_cell(message, place, root=house.slot_path(slot), link=link)
+        return self._watch(pid, pidfd, message["id"])
+
     def _filter(self, mode: seccomp.Mode, families: seccomp.Families) -> bytes:
         """The filter of one kind, assembled once."""
         program = self._filters.get((mode, families))
@@ -124,11 +151,13 @@ class Spawner:
         return program
 
     def _collect(self, message: dict[str, Any], descriptors: list[int]) -> int:
-        report, destination = descriptors
+        report, destination, *kept = descriptors
+        # What ran in a cell left its folder behind as a descriptor, what ran alone as a mount.
+        folder = f"/proc/self/fd/{kept[0]}" if kept else house.task_path(message["slot"])
         pid, pidfd = linux.clone(0)
         if pid == 0:
             collect.collect_and_exit(
-                house.task_path(message["slot"]),
+                folder,
                 message["folder"],
                 message["outputs"],
                 destination,

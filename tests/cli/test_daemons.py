@@ -72,9 +72,9 @@ def test_a_second_signal_stops_at_once(pool: Pool) -> None:
     up.process.stdout.close()
 
 
-def _wait_for_log(log: Path, words: str) -> None:
+def _wait_for_log(log: Path, words: str, *, times: int = 1) -> None:
     deadline = time.monotonic() + 30
-    while words not in log.read_text():
+    while log.read_text().count(words) < times:
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
 
@@ -83,7 +83,7 @@ def test_sighup_reads_the_policies_again_and_a_bad_one_changes_nothing(pool: Poo
     up = pool.up()
     policies = up.home / "policies"
     policies.mkdir(exist_ok=True)
-    (policies / "tiny.toml").write_text('memory = { default = "8M", most = "16M" }\n')
+    (policies / "tiny.toml").write_text('memory = { default = "16M", most = "16M" }\n')
     up.process.send_signal(signal.SIGHUP)
     _wait_for_log(up.log, "policies_reloaded")
     done = pool.cli("run", "--policy", "tiny", "--memory", "1G", "--", "true", home=up.home)
@@ -94,6 +94,63 @@ def test_sighup_reads_the_policies_again_and_a_bad_one_changes_nothing(pool: Poo
     done = pool.cli("run", "--policy", "tiny", "--memory", "1G", "--", "true", home=up.home)
     assert b"16M" in done.stderr
     assert up.stop() == 0
+
+
+_BAD_VALUES = {
+    "network": '"lan"',
+    "seccomp": '"off"',
+    "tmp": '{ most = "1K" }',
+    "mounts": '[{ source = "data", target = "/data" }]',
+    "env": "{ A = 1 }",
+    "cpu_time": '{ most = "soon" }',
+    "reuse": "true",
+    "cell_age": "0",
+}
+
+
+def test_a_bad_value_keeps_the_old_policy_and_is_told_by_file_and_key(pool: Pool) -> None:
+    up = pool.up()
+    lab = up.home / "policies/lab.toml"
+    lab.parent.mkdir(exist_ok=True)
+    good = 'env = { WHERE = "lab" }\nopen_files = { default = 99, most = 100 }\n'
+    lab.write_text(good)
+    up.process.send_signal(signal.SIGHUP)
+    _wait_for_log(up.log, "policies_reloaded")
+    command = ("run", "--policy", "lab", "--", "sh", "-c", "echo $WHERE; ulimit -n")
+    assert pool.cli(*command, home=up.home).stdout == b"lab\n99\n"
+    for key, value in _BAD_VALUES.items():
+        lab.write_text(f"{key} = {value}\n")
+        up.process.send_signal(signal.SIGHUP)
+        # Both daemons say so, each about its own policies.
+        _wait_for_log(up.log, f"{lab}: {key}: ", times=2)
+    assert pool.cli(*command, home=up.home).stdout == b"lab\n99\n"
+    lab.write_text(good.replace("99", "88"))
+    up.process.send_signal(signal.SIGHUP)
+    _wait_for_log(up.log, "policies_reloaded", times=4)
+    assert pool.cli(*command, home=up.home).stdout == b"lab\n88\n"
+    assert up.stop() == 0
+
+
+def test_a_worker_reloads_its_own_policies_and_refuses_what_they_do_not_give(pool: Pool) -> None:
+    master = pool.master()
+    token = pool.cli("node", "token", home=master.home).stdout.decode().strip()
+    worker = pool.worker(master, "--join", token)
+    assert pool.cli("run", "--", "true", home=master.home).returncode == 0
+    default = worker.home / "policies/default.toml"
+    default.parent.mkdir(exist_ok=True)
+    default.write_text('network = "none"\n')
+    worker.process.send_signal(signal.SIGHUP)
+    _wait_for_log(worker.log, "policies_reloaded")
+    refused = "network: the task asks for loopback and this machine's policy default gives none"
+    pool.cli("submit", "--", "true", home=master.home)
+    _wait_for_log(worker.log, refused)
+    default.write_text('network = "lan"\n')
+    worker.process.send_signal(signal.SIGHUP)
+    _wait_for_log(worker.log, f"{default}: network: expected one of none, loopback, full")
+    pool.cli("submit", "--", "true", home=master.home)
+    _wait_for_log(worker.log, refused, times=2)
+    assert worker.stop() == 0
+    assert master.stop() == 0
 
 
 def test_logs_can_be_json_and_every_line_is(pool: Pool, tmp_path: Path) -> None:

@@ -52,6 +52,32 @@ def _end(process: "subprocess.Popen[bytes]") -> tuple[int, bytes]:
     return process.returncode, said
 
 
+def test_a_scripts_own_file_says_how_it_is_shut_in(shell: Shell, tmp_path: Path) -> None:
+    script = tmp_path / "small.py"
+    script.write_text(
+        "# /// script\n# [tool.hivemind]\n# scratch = '8M'\n# tmp = '1M'\n# open_files = 77\n"
+        "# cpu_time = '9s'\n# ///\n"
+        "import os, resource\n"
+        "for path in ('/task', '/tmp', '/dev/shm'):\n"
+        "    stat = os.statvfs(path)\n"
+        "    print(path, stat.f_blocks * stat.f_frsize)\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[1])\n"
+    )
+    done = shell.run("run", str(script))
+    assert (done.returncode, done.stderr) == (0, "")
+    shm = (7 << 20) // 8
+    assert done.stdout.splitlines() == [
+        f"/task {(7 << 20) - shm}",
+        f"/tmp {1 << 20}",
+        f"/dev/shm {shm}",
+        "77",
+    ]
+    script.write_text(script.read_text().replace("tmp = '1M'", "network = 'full'"))
+    done = shell.run("run", str(script))
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "network full was asked for and policy default allows at most loopback" in done.stderr
+
+
 # --- statuses -----------------------------------------------------------------------------------
 
 

@@ -1,11 +1,15 @@
 """The JSON of every listing holds all that the records say, under keys that are promised."""
 
 import json
+import math
+from pathlib import Path
 
 import attrs
 
 from hivemind.cli import shapes
+from hivemind.core.confinement import Network
 from hivemind.core.messages import Identity, NodeView, Secret, TaskDetail
+from hivemind.core.policy import Mount
 from hivemind.core.records import (
     Attempt,
     Capacity,
@@ -18,6 +22,7 @@ from hivemind.core.records import (
     Usage,
     Vitals,
 )
+from hivemind.settings.origins import Setting
 
 TASK = Task(id="t1", account="ann", state=TaskState.FAILED, reason=Reason.EXITED, exit_code=3)
 ATTEMPT = Attempt(
@@ -86,3 +91,19 @@ def test_every_shape_is_json() -> None:
     ):
         assert json.loads(json.dumps(shape)) == shape
     assert shapes.secret_shape("join_token", secret) == {"join_token": "s", "expires_at": 3.0}
+
+
+def test_a_policys_values_are_plain_json_with_the_place_that_each_came_from() -> None:
+    settings = (
+        Setting(key="cpu_time.most", value=math.inf, origin=None),
+        Setting(key="mounts", value=(Mount("/a", "/b"),), origin=Path("/p.toml")),
+        Setting(key="network", value=Network.NONE, origin=Path("/p.toml")),
+        Setting(key="env", value={"TZ": "UTC"}, origin=None),
+    )
+    shape = json.loads(json.dumps(shapes.policies_shape({"lab": settings})))
+    assert shape["policies"]["lab"] == {
+        "cpu_time.most": {"value": None, "from": "default"},
+        "mounts": {"value": [{"source": "/a", "target": "/b"}], "from": "/p.toml"},
+        "network": {"value": "none", "from": "/p.toml"},
+        "env": {"value": {"TZ": "UTC"}, "from": "default"},
+    }

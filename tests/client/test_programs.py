@@ -13,6 +13,7 @@ from hivemind.client import programs
 from hivemind.client.errors import BadProgram
 from hivemind.client.programs import Program, program_from_command, program_from_path
 from hivemind.core.admission import Ask
+from hivemind.core.confinement import Network, Reuse
 from hivemind.core.records import PayloadKind
 from tests.client.test_archives import make_tar, make_zip
 
@@ -89,6 +90,27 @@ def test_a_scripts_own_metadata_holds_where_flags_say_nothing(tmp_path: Path) ->
     submission = _from_path(path, ask=Ask(wall_s=9.0, retries=2), env={"MODE": "flag"}).submission
     assert submission.ask == Ask(memory_bytes=64 << 20, wall_s=9.0, retries=2)
     assert submission.env == {"MODE": "flag", "OTHER": "kept"}
+
+
+def test_all_that_a_file_may_say_of_its_sandbox_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "main.py").touch()
+    (tmp_path / "hivemind.toml").write_text(
+        'scratch = "1G"\ntmp = "1M"\ncpu_time = "1m"\nopen_files = 99\nnetwork = "none"\n'
+        'reuse = "never"\npolicy = "lab"\ncpus = 2\nmemory = 1\ngpus = 1\ntime = 5\n'
+    )
+    assert _from_path(tmp_path, ask=Ask(tmp_bytes=7)).submission.ask == Ask(
+        scratch_bytes=1 << 30,
+        tmp_bytes=7,
+        cpu_s=60.0,
+        open_files=99,
+        network=Network.NONE,
+        reuse=Reuse.NEVER,
+        policy="lab",
+        cpu_millis=2000,
+        memory_bytes=1,
+        gpus=1,
+        wall_s=5.0,
+    )
 
 
 def test_a_zero_in_a_flag_wins_over_the_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hivemind.core.confinement import Network, Reuse
 from hivemind.core.inline_metadata import FileSettings, MetadataError, read_file, read_script
 
 WHOLE = """\
@@ -15,6 +16,12 @@ gpus = 1
 time = "5m"
 policy = "gpu"
 outputs = ["results/", "./log.txt"]
+scratch = "2G"
+tmp = "256M"
+cpu_time = "10m"
+open_files = 2048
+network = "none"
+reuse = "job"
 """
 SETTINGS = FileSettings(
     command=("python3", "-m", "tool"),
@@ -25,6 +32,12 @@ SETTINGS = FileSettings(
     wall_s=300.0,
     policy="gpu",
     outputs=("results", "log.txt"),
+    scratch_bytes=2 << 30,
+    tmp_bytes=256 << 20,
+    cpu_s=600.0,
+    open_files=2048,
+    network=Network.NONE,
+    reuse=Reuse.JOB,
 )
 
 
@@ -97,6 +110,14 @@ def test_two_blocks_are_refused() -> None:
         ("cpus = nan", "cpus of hivemind.toml: 'nan' is not"),
         ("gpus = 1.5", "gpus of hivemind.toml: expected a number of GPUs"),
         ("gpus = -1", "gpus of hivemind.toml: expected a number of GPUs"),
+        ('scratch = "x"', "scratch of hivemind.toml: 'x' is not a size"),
+        ("tmp = 1.5", "tmp of hivemind.toml: expected a size"),
+        ("cpu_time = true", "cpu_time of hivemind.toml: expected a duration"),
+        ('open_files = "9"', "open_files of hivemind.toml: expected a number of files, like 1024"),
+        ("open_files = 4294967296", "open_files of hivemind.toml: expected a number of files"),
+        ('network = "all"', "network of hivemind.toml: expected one of none, loopback, full"),
+        ('network = ["none"]', "network of hivemind.toml: expected one of none, loopback, full"),
+        ("reuse = false", "reuse of hivemind.toml: expected one of never, job, account"),
         ("time = []", 'time of hivemind.toml: expected a duration, like "60s"'),
         ("time = inf", "time of hivemind.toml: 'inf' is not a duration"),
         ("policy = 3", "policy of hivemind.toml: expected the name"),
@@ -121,7 +142,10 @@ def test_two_blocks_are_refused() -> None:
             'outputs = ["output/a"]',
             "outputs of hivemind.toml: output 'output/a' lies in the output",
         ),
-        ('timeout = "60s"', "'timeout' of hivemind.toml is not known; there are: command, cpus"),
+        (
+            'timeout = "60s"',
+            "'timeout' of hivemind.toml is not known; there are: command, cpu_time, cpus",
+        ),
         ("[tool.hivemind]\ngpus = 1", "'tool' of hivemind.toml is not known"),
         ("memory = ", "hivemind.toml is not valid TOML: "),
         ("x = " + "[" * 5000, "hivemind.toml nests too deeply"),

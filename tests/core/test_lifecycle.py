@@ -298,6 +298,7 @@ def test_only_the_node_that_holds_an_attempt_may_report_on_it() -> None:
         attrs.evolve(OK, usage=Usage(wall_s=float("nan"))),
         attrs.evolve(OK, usage=Usage(cpu_s=float("inf"))),
         attrs.evolve(OK, usage=Usage(memory_peak_bytes=-5)),
+        attrs.evolve(OK, usage=Usage(gpu_memory_peak_bytes=-5)),
     ],
 )
 def test_a_final_report_that_cannot_be_true_is_a_protocol_error(ending: Ending) -> None:

@@ -13,6 +13,7 @@ import trio
 from nacl.signing import SigningKey
 
 from hivemind.core.admission import Ask
+from hivemind.core.confinement import Reuse, Seccomp
 from hivemind.core.messages import (
     AttemptOutput,
     AttemptRef,
@@ -62,6 +63,12 @@ PROFILES = {
     "default": Profile(name="default"),
     "tight": Profile(name="tight", output=Bound(default=100, most=1000)),
     "admins": Profile(name="admins", accounts=("role:admin",)),
+    "boxed": Profile(
+        name="boxed",
+        seccomp=Seccomp.ALLOW_LIST,
+        reuse=Reuse.ACCOUNT,
+        env={"TZ": "UTC", "MODE": "the policy's"},
+    ),
 }
 
 

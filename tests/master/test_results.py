@@ -103,7 +103,12 @@ async def test_a_result_holds_outputs_both_streams_and_a_report(tmp_path: Path) 
         "submitted_at": 10.0,
         "started_at": 11.0,
         "finished_at": 1_700_000_000.0,
-        "usage": {"wall_s": 1.5, "cpu_s": 0.5, "memory_peak_bytes": 77},
+        "usage": {
+            "wall_s": 1.5,
+            "cpu_s": 0.5,
+            "memory_peak_bytes": 77,
+            "gpu_memory_peak_bytes": 0,
+        },
         "node": "n1",
     }
 

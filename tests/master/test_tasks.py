@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from hivemind.core.admission import Ask
+from hivemind.core.confinement import Network, Reuse, Seccomp
 from hivemind.core.messages import (
     Acknowledged,
     Assignment,
@@ -20,9 +21,10 @@ from hivemind.core.messages import (
     UploadPart,
     WatchQuery,
 )
-from hivemind.core.policy import PoolRules
+from hivemind.core.policy import MIB, PoolRules
 from hivemind.core.records import PayloadKind, Task, TaskState
 from hivemind.rpc.contract.link import LinkClient
+from hivemind.rpc.contract.specs import decode_spec
 from hivemind.rpc.contract.tasks import TasksClient
 from hivemind.rpc.errors import ErrorCode, RemoteError
 from tests.master.builders import check, failed, finished, started
@@ -233,7 +235,7 @@ async def test_what_was_submitted_is_what_is_kept(pool: Pool) -> None:
         ({"kind": PayloadKind.SCRIPT}, b"\x7fELF\0\0\0", "neither a script nor an archive"),
         ({}, SCRIPT, "brings no payload"),
         ({"argv": ()}, b"", "no command"),
-        ({"ask": Ask(policy="none")}, b"", "choose one of admins, default, tight"),
+        ({"ask": Ask(policy="none")}, b"", "choose one of admins, boxed, default, tight"),
         ({"ask": Ask(policy="admins")}, b"", "may not use policy admins"),
         ({"ask": Ask(memory_bytes=2**60)}, b"", "allows at most"),
         ({"ask": Ask(wall_s=float("nan"))}, b"", "time"),
@@ -254,6 +256,28 @@ async def test_what_cannot_be_right_is_refused_and_leaves_nothing(
     assert text in str(error)
     assert pool.reactor.cluster.tasks == {}
     assert pool.files() == []
+
+
+async def test_the_spec_says_how_the_task_is_shut_in_and_under_which_name(pool: Pool) -> None:
+    ask = Ask(policy="boxed", network=Network.NONE, tmp_bytes=MIB, cpu_s=9.0)
+    async with pool.tasks_of("ann") as ann:
+        sent = await ann.submit(
+            submission(ask=ask, name="nightly", env={"MODE": "mine"}), chunks(b"")
+        )
+        stored = await pool.store.spec(sent.task_id)
+        refused = await refusal_of(
+            ann.submit(submission(ask=Ask(network=Network.FULL)), chunks(b""))
+        )
+    assert stored is not None
+    spec = decode_spec(stored.spec)
+    assert (spec.name, spec.policy, spec.cpu_s) == ("nightly", "boxed", 9.0)
+    assert spec.confinement.network is Network.NONE
+    assert spec.confinement.seccomp is Seccomp.ALLOW_LIST
+    assert spec.confinement.reuse is Reuse.ACCOUNT
+    assert spec.confinement.tmp_bytes == MIB
+    # A variable of the policy, and one that the task sets itself.
+    assert spec.env == {"TZ": "UTC", "MODE": "mine"}
+    assert "network full was asked for and policy default allows at most loopback" in str(refused)
 
 
 async def test_a_script_is_judged_though_its_head_ends_within_a_letter(pool: Pool) -> None:

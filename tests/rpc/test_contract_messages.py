@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hivemind._pb.hivemind import v1
 from hivemind.core.admission import Ask
+from hivemind.core.confinement import Confinement, Network, Reuse, Seccomp
 from hivemind.core.messages import (
     Acknowledged,
     Assignment,
@@ -72,6 +73,7 @@ from hivemind.store.api import CommitFailed
 from hivemind.store.changes import Changes, NewTask
 from hivemind.store.memory import MemoryStore
 
+MIB = 1024 * 1024
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 labels = st.text("abc XYZ-09", max_size=20)
 u32 = st.integers(0, 2**32 - 1)
@@ -98,7 +100,9 @@ requirements = st.builds(
     location=texts,
 )
 refs = st.builds(AttemptRef, texts, u32)
-usages = st.builds(Usage, wall_s=floats, cpu_s=floats, memory_peak_bytes=u63)
+usages = st.builds(
+    Usage, wall_s=floats, cpu_s=floats, memory_peak_bytes=u63, gpu_memory_peak_bytes=u63
+)
 tasks = st.builds(
     Task,
     id=texts,
@@ -168,6 +172,30 @@ asks = st.builds(
     result_bytes=maybe(u64),
     retries=maybe(u32),
     priority=maybe(i32),
+    tmp_bytes=maybe(u64),
+    shm_bytes=maybe(u64),
+    scratch_inodes=maybe(u32),
+    tmp_inodes=maybe(u32),
+    shm_inodes=maybe(u32),
+    file_bytes=maybe(u64),
+    open_files=maybe(u32),
+    network=maybe(st.sampled_from(Network)),
+    seccomp=maybe(st.sampled_from(Seccomp)),
+    reuse=maybe(st.sampled_from(Reuse)),
+)
+confinements = st.builds(
+    Confinement,
+    tmp_bytes=u64,
+    shm_bytes=u64,
+    scratch_inodes=u32,
+    tmp_inodes=u32,
+    shm_inodes=u32,
+    file_bytes=u64,
+    open_files=u32,
+    network=st.sampled_from(Network),
+    seccomp=st.sampled_from(Seccomp),
+    reuse=st.sampled_from(Reuse),
+    warm_python=st.booleans(),
 )
 words = st.lists(texts, max_size=3).map(tuple)
 submissions = st.builds(
@@ -200,6 +228,8 @@ specs = st.builds(
     result_bytes=u64,
     has_stdin=st.booleans(),
     outputs=words,
+    confinement=confinements,
+    name=texts,
 )
 capacities = st.builds(
     Capacity,
@@ -325,6 +355,28 @@ def test_submissions_survive_the_wire(submission: Submission) -> None:
 @given(specs)
 def test_specs_survive_being_stored(spec: TaskSpec) -> None:
     assert decode_spec(encode_spec(spec)) == spec
+
+
+def test_a_spec_stored_before_there_was_a_confinement_gets_what_it_had_then() -> None:
+    old = v1.TaskSpec(
+        kind=v1.PayloadKind.COMMAND,
+        argv=["true"],
+        requirements=v1.Requirements(memory_bytes=MIB, scratch_bytes=64 * MIB),
+    )
+    assert decode_spec(bytes(old)).confinement == Confinement(
+        tmp_bytes=8 * MIB, shm_bytes=8 * MIB, tmp_inodes=2048, shm_inodes=2048
+    )
+
+
+@pytest.mark.parametrize("key", ["network", "seccomp", "reuse"])
+def test_a_mode_that_is_unknown_here_is_refused(key: str) -> None:
+    words = {"network": "none", "seccomp": "deny-list", "reuse": "never", key: "some"}
+    spec = v1.TaskSpec(kind=v1.PayloadKind.COMMAND, confinement=v1.Confinement(**words))
+    with pytest.raises(MalformedMessage, match=f"{key} 'some' is unknown; .* are known"):
+        decode_spec(bytes(spec))
+    header = v1.SubmitHeader(kind=v1.PayloadKind.COMMAND, ask=v1.Ask(**{key: "some"}))
+    with pytest.raises(MalformedMessage, match=f"{key} 'some' is unknown"):
+        submission_from_wire(header)
 
 
 @given(worker_items)

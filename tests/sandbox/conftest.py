@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import attrs
 import pytest
 
 import sandbox
 from sandbox import cgroups
+from sandbox.gpu import Places
+from tests.sandbox.fake_gpus import linked_nodes, make_places
 
 CGROUP_PARENT = f"sandbox-tests-{os.getpid()}"
 
@@ -29,11 +33,35 @@ def needs_cgroup() -> None:
             pytest.skip(f"no cgroup that this user may write: {error}")
 
 
-@pytest.fixture
-async def pool() -> AsyncIterator[sandbox.Pool]:
+class InCells:
+    """A pool every run of which belongs to one tenant, so that one follows the other in a cell."""
+
+    def __init__(self, pool: sandbox.Pool) -> None:
+        self._pool = pool
+        self.config = pool.config
+
+    @contextlib.asynccontextmanager
+    async def open_run(self, spec: sandbox.Spec) -> AsyncIterator[sandbox.Run]:
+        spec = attrs.evolve(spec, tenant=spec.tenant or "tests")
+        async with self._pool.open_run(spec) as run:
+            cell_was_to_be_had = not spec.binds and not spec.devices and spec.root is None
+            assert (run.started is not sandbox.Start.COLD) == cell_was_to_be_had
+            yield run
+
+
+@contextlib.asynccontextmanager
+async def _open(mode: str) -> AsyncIterator[sandbox.Pool]:
+    limits, _, cells = mode.partition(" in ")
+    if limits == "cgroup":
+        needs_cgroup()
+    async with sandbox.open_pool(config_for(limits)) as pool:  # type: ignore[arg-type]
+        yield InCells(pool) if cells else pool  # type: ignore[misc]
+
+
+@pytest.fixture(params=["cgroup", "cgroup in cells"])
+async def pool(request: pytest.FixtureRequest) -> AsyncIterator[sandbox.Pool]:
     """A pool whose limits are a cgroup's."""
-    needs_cgroup()
-    async with sandbox.open_pool(config_for("cgroup")) as pool:
+    async with _open(request.param) as pool:
         yield pool
 
 
@@ -43,13 +71,18 @@ async def best_effort_pool() -> AsyncIterator[sandbox.Pool]:
         yield pool
 
 
-@pytest.fixture(params=["cgroup", "best-effort"])
+@pytest.fixture(params=["cgroup", "best-effort", "cgroup in cells", "best-effort in cells"])
 async def any_pool(request: pytest.FixtureRequest) -> AsyncIterator[sandbox.Pool]:
-    """Each kind of limits in turn: isolation and results must be the same."""
-    if request.param == "cgroup":
-        needs_cgroup()
-    async with sandbox.open_pool(config_for(request.param)) as pool:
+    """Each kind of limits and of starts in turn: isolation and results must be the same."""
+    async with _open(request.param) as pool:
         yield pool
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Iterator[Places]:
+    """Two NVIDIA GPUs that are not there."""
+    with linked_nodes() as dev:
+        yield make_places(tmp_path, dev)
 
 
 def shell(script: str, **more: Any) -> sandbox.Spec:

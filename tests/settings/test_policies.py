@@ -1,3 +1,4 @@
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -5,13 +6,15 @@ from pathlib import Path
 import attrs
 import pytest
 
-from hivemind.core.policy import GIB, MIB, Bound, PoolRules, Profile
+from hivemind.core.confinement import Mode, Network, Reuse, Seccomp
+from hivemind.core.policy import GIB, MIB, Bound, Mount, PoolRules, Profile
 from hivemind.settings.errors import BadSetting
 from hivemind.settings.policies import (
     POOL_KEYS,
     PROFILE_KEYS,
     installed_policies,
     load_policies,
+    read_policy_file,
     read_pool_rules,
     read_profile,
 )
@@ -48,7 +51,7 @@ def test_every_limit_of_a_profile_is_a_key_and_is_explained_in_the_default_one()
 def test_the_files_that_are_shipped_say_what_the_records_say() -> None:
     policies = load_policies(None)
     assert policies.pool == PoolRules()
-    assert sorted(policies.profiles) == ["default", "strict"]
+    assert sorted(policies.profiles) == ["default", "gpu", "network", "python", "strict"]
     default = policies.profiles["default"]
     assert default == Profile(name="default", description=default.description)
     assert policies.sources["pool"] == installed_policies() / "pool.toml"
@@ -62,6 +65,9 @@ def test_the_strict_profile_gives_no_more_than_the_default_one_and_says_all_of_i
             default = getattr(profiles["default"], field.name)
             assert strict.most <= default.most
             assert strict.default <= default.default
+        elif isinstance(getattr(profiles["default"], field.name), Mode):
+            strict = getattr(profiles["strict"], field.name)
+            assert strict.is_within(getattr(profiles["default"], field.name))
     table = tomllib.loads((installed_policies() / "strict.toml").read_text())
     assert list(table) == list(PROFILE_KEYS)
 
@@ -77,6 +83,22 @@ def test_a_profile_is_named_for_its_file_and_keeps_what_it_leaves_out(tmp_path: 
         wall = { default = "10m" }
         cpus = { default = 0.5 }
         priority = { default = -5 }
+        root = "/srv/root"
+        mounts = [{ source = "/srv/data", target = "/data" }]
+        tmp = { default = "1M" }
+        shm = { most = "32M" }
+        scratch_inodes = { default = 99 }
+        cpu_time = { default = "1h" }
+        open_files = { most = 2000 }
+        file_size = { default = "1G", most = "2G" }
+        network = "full"
+        seccomp = "allow-list"
+        env = { TZ = "UTC" }
+        reuse = "job"
+        cell_runs = 3
+        cell_age = "1m"
+        parked = 0
+        warm_python = false
         """,
     )
     plain = Profile(name="gpu")
@@ -89,6 +111,23 @@ def test_a_profile_is_named_for_its_file_and_keeps_what_it_leaves_out(tmp_path: 
         wall=Bound(default=600, most=plain.wall.most),
         cpus=Bound(default=0.5, most=plain.cpus.most),
         priority=Bound(default=-5, most=10),
+        root="/srv/root",
+        mounts=(Mount("/srv/data", "/data"),),
+        tmp=Bound(default=MIB, most=plain.tmp.most),
+        # Its own default would be beyond the most.
+        shm=Bound(default=32 * MIB, most=32 * MIB),
+        scratch_inodes=Bound(default=99, most=plain.scratch_inodes.most),
+        cpu_time=Bound(default=3600, most=math.inf),
+        open_files=Bound(default=1024, most=2000),
+        file_size=Bound(default=GIB, most=2 * GIB),
+        network=Network.FULL,
+        seccomp=Seccomp.ALLOW_LIST,
+        env={"TZ": "UTC"},
+        reuse=Reuse.JOB,
+        cell_runs=3,
+        cell_age=60,
+        parked=0,
+        warm_python=False,
     )
 
 
@@ -103,6 +142,48 @@ def test_a_profile_is_named_for_its_file_and_keeps_what_it_leaves_out(tmp_path: 
         ("pids = { most = 2.5 }", "p.toml: pids: most: expected a whole number"),
         ("accounts = '*'", "p.toml: accounts: expected a list of texts, not '\\*'"),
         ("cpus = { most = -1 }", "p.toml: cpus: most: expected a number from 0"),
+        ("cpus = { most = 0 }", "p.toml: cpus: most: expected at least 0.001, not 0"),
+        ("memory = { default = '8M' }", "p.toml: memory: default: expected at least 16M, not 8M"),
+        ("memory = { most = 0 }", "p.toml: memory: most: expected at least 16M, not 0"),
+        ("scratch = { default = '100K' }", "scratch: default: expected at least 192K, not 100K"),
+        ("scratch = { most = '100K' }", "p.toml: scratch: most: expected at least 192K"),
+        ("scratch_inodes = { most = 3 }", "scratch_inodes: most: expected at least 16, not 3"),
+        ("scratch_inodes = { most = 1e6 }", "scratch_inodes: most: expected a whole number"),
+        ("scratch_inodes = 5", "p.toml: scratch_inodes: expected a table such as"),
+        ("tmp = '64M'", "p.toml: tmp: expected a table such as { default = ..., most = ... }"),
+        ("tmp = { most = '1K' }", "p.toml: tmp: most: expected at least 64K, not 1K"),
+        ("tmp = { max = '1M' }", "p.toml: tmp: max is not known: it has default and most"),
+        ("tmp = { default = '5G' }", "p.toml: tmp: its default is beyond its most"),
+        ("tmp_inodes = { default = 1 }", "p.toml: tmp_inodes: default: expected at least 16"),
+        ("tmp_inodes = { most = 3000000000 }", "tmp_inodes: most: expected at most 2147483648"),
+        ("shm = { default = '12Q' }", "p.toml: shm: default: '12Q' is not a size"),
+        ("shm_inodes = { default = '9' }", "shm_inodes: default: expected a whole number from 0"),
+        ("cpu_time = '1h'", "p.toml: cpu_time: expected a table"),
+        ("cpu_time = { most = 'soon' }", 'cpu_time: most: expected a duration .* "unlimited"'),
+        ("cpu_time = { most = 0 }", "p.toml: cpu_time: most: expected at least 0.001s, not 0s"),
+        ("wall = { default = 0 }", "p.toml: wall: default: expected at least 0.001s"),
+        ("pids = { default = 4 }", "p.toml: pids: default: expected at least 8, not 4"),
+        ("file_size = { most = 1 }", "p.toml: file_size: most: expected at least 4K, not 1"),
+        ("file_size = '1G'", "p.toml: file_size: expected a table"),
+        ("open_files = { most = 10 }", "p.toml: open_files: most: expected at least 64, not 10"),
+        ("open_files = { most = '1K' }", "p.toml: open_files: most: expected a whole number"),
+        ("root = 'srv'", 'p.toml: root: expected "host" or the absolute path of a folder'),
+        ("root = true", "p.toml: root: expected .* not True"),
+        ("mounts = '/data'", "p.toml: mounts: expected a list of tables"),
+        ("mounts = [{ source = '/a', target = '/usr/a' }]", "p.toml: mounts: target: expected"),
+        ("network = 'lan'", "network: expected one of none, loopback, full, not 'lan'"),
+        ("network = { default = 'none' }", "p.toml: network: expected one of none"),
+        ("seccomp = 'off'", "p.toml: seccomp: expected one of allow-list, deny-list"),
+        ("env = ['A=1']", "p.toml: env: expected a table of texts"),
+        ("env = { A = 1 }", "p.toml: env: A: expected text in quotes, not 1"),
+        ("env = { HIVEMIND_ATTEMPT = '9' }", "p.toml: env: 'HIVEMIND_ATTEMPT' is not a policy's"),
+        ("reuse = 'always'", "p.toml: reuse: expected one of never, job, account, not 'always'"),
+        ("reuse = false", "p.toml: reuse: expected one of never, job, account, not False"),
+        ("cell_runs = 0", "p.toml: cell_runs: expected a whole number from 1, not 0"),
+        ("cell_age = 0", "p.toml: cell_age: expected a duration above 0"),
+        ("cell_age = 'old'", "p.toml: cell_age: 'old' is not a duration"),
+        ("parked = -1", "p.toml: parked: expected a whole number from 0"),
+        ("warm_python = 'yes'", "p.toml: warm_python: expected true or false, not 'yes'"),
     ],
 )
 def test_a_faulty_profile_is_refused_by_file_and_key(
@@ -110,6 +191,44 @@ def test_a_faulty_profile_is_refused_by_file_and_key(
 ) -> None:
     with pytest.raises(BadSetting, match=words):
         read_profile(written(tmp_path / "p.toml", content))
+
+
+@pytest.mark.parametrize("key", PROFILE_KEYS)
+def test_a_value_of_a_wrong_type_names_file_key_and_what_was_expected(
+    tmp_path: Path, key: str
+) -> None:
+    # No key takes a date.
+    path = written(tmp_path / "p.toml", f"{key} = 1979-05-27\n")
+    with pytest.raises(BadSetting, match=rf"p\.toml: {key}: expected .*, not datetime") as caught:
+        read_profile(path)
+    assert str(caught.value).isprintable()
+
+
+def test_who_may_reach_the_network_and_graphics_processors_is_named() -> None:
+    profiles = load_policies(None).profiles
+    assert profiles["network"].accounts == ("role:admin",)
+    assert profiles["gpu"].accounts == ()
+    wide = {name for name, profile in profiles.items() if profile.network is Network.FULL}
+    assert wide == {"network"}
+    assert {name for name, profile in profiles.items() if profile.gpus.most} == {"gpu"}
+    assert profiles["gpu"].gpus.most == 8
+
+
+def test_no_policy_that_is_shipped_reuses_a_sandbox() -> None:
+    assert {profile.reuse for profile in load_policies(None).profiles.values()} == {Reuse.NEVER}
+
+
+def test_a_single_file_is_read_as_what_it_is_named_for(tmp_path: Path) -> None:
+    read_policy_file(written(tmp_path / "lab.toml", "network = 'none'"))
+    read_policy_file(written(tmp_path / "pool.toml", "crash_limit = 7"))
+    for name, content, words in (
+        ("lab.toml", "crash_limit = 7", r"lab\.toml: there is no key crash_limit"),
+        ("pool.toml", "network = 'none'", r"pool\.toml: there is no key network"),
+        ("lab.tml", "", r"lab\.tml: a policy's file is named NAME\.toml"),
+        ("Lab.toml", "", "is named with lower-case letters"),
+    ):
+        with pytest.raises(BadSetting, match=words):
+            read_policy_file(written(tmp_path / name, content))
 
 
 @pytest.mark.parametrize("stem", ["Default", "a b", "-x", "ä", "x" * 65, ".x"])
@@ -150,7 +269,7 @@ def test_a_home_replaces_files_one_by_one_and_adds_its_own(tmp_path: Path) -> No
     policies = load_policies(tmp_path)
     # The whole file is replaced: what it leaves out is the record's, not the installation's.
     assert policies.profiles["strict"] == Profile(name="strict", accounts=())
-    assert sorted(policies.profiles) == ["default", "lab", "strict"]
+    assert sorted(policies.profiles) == ["default", "gpu", "lab", "network", "python", "strict"]
     assert policies.sources["strict"] == strict
     assert policies.sources["lab"] == lab
     assert policies.sources["default"] == installed_policies() / "default.toml"

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from hivemind.core.policy import Bound
+from hivemind.core.confinement import Network, Reuse, Seccomp
+from hivemind.core.policy import Bound, Mount
 from hivemind.settings import values
 
 
@@ -29,6 +30,22 @@ from hivemind.settings import values
         (values.cpus, 1.5, 1500),
         (values.cpus, "0.5", 500),
         (values.cpus, 2, 2000),
+        (values.flag, True, True),
+        (values.flag, False, False),
+        (values.mode(Network), "none", Network.NONE),
+        (values.mode(Seccomp), "allow-list", Seccomp.ALLOW_LIST),
+        (values.mode(Reuse), "account", Reuse.ACCOUNT),
+        (values.limited_duration, "unlimited", math.inf),
+        (values.limited_duration, "2m", 120),
+        (values.limited_duration, 3, 3),
+        (values.root, "host", "host"),
+        (values.root, "/srv/root", "/srv/root"),
+        (values.mounts, [], ()),
+        (values.mounts, [{"source": "/a", "target": "/b/c"}], (Mount("/a", "/b/c"),)),
+        (values.variables, {}, {}),
+        (values.variables, {"TZ": "UTC", "_a1": ""}, {"TZ": "UTC", "_a1": ""}),
+        (values.between(values.count, 2, 4, str), 2, 2),
+        (values.between(values.count, 2, 4, str), 4, 4),
     ],
 )
 def test_a_value_means_what_it_says(
@@ -70,6 +87,49 @@ def test_a_value_means_what_it_says(
         (values.cpus, "many", "a number of CPUs"),
         (values.cpus, 0, "a thousandth"),
         (values.cpus, -1, "a number of CPUs"),
+        (values.flag, 1, "expected true or false, not 1"),
+        (values.flag, "yes", "expected true or false, not 'yes'"),
+        (values.mode(Network), "all", "expected one of none, loopback, full, not 'all'"),
+        (values.mode(Network), True, "expected one of none, loopback, full, not True"),
+        (values.mode(Seccomp), "off", "expected one of allow-list, deny-list, not 'off'"),
+        (values.mode(Reuse), "always", "expected one of never, job, account, not 'always'"),
+        (values.limited_duration, "never", '"60s", or "unlimited", not \'never\''),
+        (values.limited_duration, math.inf, 'a duration such as "60s", or "unlimited"'),
+        (values.limited_duration, True, 'a duration such as "60s", or "unlimited"'),
+        (values.root, "", '"host" or the absolute path of a folder'),
+        (values.root, "srv/root", '"host" or the absolute path of a folder'),
+        (values.root, "/srv/../etc", '"host" or the absolute path of a folder'),
+        (values.root, "/", '"host" or the absolute path of a folder'),
+        (values.root, "/a\0b", '"host" or the absolute path of a folder'),
+        (values.root, ["host"], '"host" or the absolute path of a folder'),
+        (values.mounts, {}, "a list of tables such as"),
+        (values.mounts, ["/data"], "a list of tables such as"),
+        (values.mounts, [{"source": "/a"}], "target is missing"),
+        (values.mounts, [{"target": "/a"}], "source is missing"),
+        (values.mounts, [{"source": "/a", "target": "/b", "rw": True}], "'rw' is not known"),
+        (values.mounts, [{"source": "a", "target": "/b"}], "source: expected an absolute path"),
+        (values.mounts, [{"source": 1, "target": "/b"}], "source: expected an absolute path"),
+        (values.mounts, [{"source": "/a", "target": "b"}], "target: expected an absolute path"),
+        (values.mounts, [{"source": "/a", "target": "/"}], "target: expected an absolute path"),
+        (values.mounts, [{"source": "/a", "target": "/b/.."}], "target: expected an absolute"),
+        (values.mounts, [{"source": "/a", "target": "/b//c"}], "target: expected an absolute"),
+        (values.mounts, [{"source": "/a", "target": "/b\n"}], "target: expected an absolute"),
+        (values.mounts, [{"source": "/a", "target": "/etc/x"}], "system's own folders, not '/etc"),
+        (values.mounts, [{"source": "/a", "target": "/task"}], "outside of the system's own"),
+        (values.mounts, [{"source": "/a", "target": "/b"}] * 2, "target '/b' is there twice"),
+        (
+            values.mounts,
+            [{"source": "/a", "target": f"/b/{n}"} for n in range(65)],
+            "at most 64 mounts, not 65",
+        ),
+        (values.variables, [], "a table of texts such as"),
+        (values.variables, {"A B": ""}, "'A B' cannot name a variable"),
+        (values.variables, {"A": 1}, "A: expected text in quotes, not 1"),
+        (values.variables, {"A": "\0"}, "A: expected text in quotes"),
+        (values.variables, {"HIVEMIND_TASK_ID": "x"}, "not a policy's to set"),
+        (values.between(values.count, 2, 4, str), 1, "at least 2, not 1"),
+        (values.between(values.count, 2, 4, str), 5, "at most 4, not 5"),
+        (values.between(values.count, 2, 4, str), "3", "a whole number from 0, not '3'"),
     ],
 )
 def test_a_value_that_means_nothing_is_refused_with_what_was_expected(

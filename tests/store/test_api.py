@@ -74,7 +74,7 @@ FULL_ATTEMPT = attempt(
     reason=Reason.NODE_LOST,
     detail="gone",
     exit_code=3,
-    usage=Usage(wall_s=1.5, cpu_s=0.25, memory_peak_bytes=2**33),
+    usage=Usage(wall_s=1.5, cpu_s=0.25, memory_peak_bytes=2**33, gpu_memory_peak_bytes=2**34),
     report_seq=9,
     refusal=RefusalKind.POLICY,
     result_bytes=77,

@@ -11,6 +11,7 @@ from typing import Any
 
 import trio
 
+from hivemind.core.confinement import Confinement
 from hivemind.core.records import PayloadKind, Requirements, TaskSpec
 from hivemind.settings.daemon import WorkerConfig
 from hivemind.worker.app import Worker, open_worker
@@ -45,10 +46,16 @@ def script(text: str = "", **changes: Any) -> tuple[TaskSpec, bytes]:
 def spec(kind: PayloadKind, **changes: Any) -> TaskSpec:
     given: dict[str, Any] = {
         "requirements": Requirements(memory_bytes=128 * MIB, scratch_bytes=64 * MIB),
+        "confinement": confined(),
         "wall_s": 60.0,
         **changes,
     }
     return TaskSpec(kind=kind, **given)
+
+
+def confined(**changes: Any) -> Confinement:
+    """As little of /tmp and /dev/shm as such a task's scratch space has room for."""
+    return Confinement(**{"tmp_bytes": 4 * MIB, "shm_bytes": 4 * MIB, **changes})
 
 
 def shell(text: str, **changes: Any) -> TaskSpec:

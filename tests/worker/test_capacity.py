@@ -1,5 +1,6 @@
 import os
 
+import attrs
 import psutil
 import pytest
 
@@ -10,7 +11,10 @@ from hivemind.worker.capacity import (
     Wish,
     measure_machine,
     plan_capacity,
+    with_gpus,
 )
+from hivemind.worker.gpus import GpuDevice
+from tests.sandbox.fake_gpus import fake_gpu
 
 GIB = 1024**3
 MACHINE = Machine(cpus=4, memory_bytes=10 * GIB)
@@ -43,6 +47,27 @@ def test_half_a_processor_is_still_a_slot() -> None:
 def test_nothing_is_offered_that_is_not_there(wish: Wish, words: str) -> None:
     with pytest.raises(ImpossibleOffer, match=words):
         plan_capacity(wish, MACHINE)
+
+
+def device(index: int, name: str, gib: int = 16) -> GpuDevice:
+    return GpuDevice(gpu=fake_gpu(index), name=name, memory_bytes=gib * GIB)
+
+
+def test_gpus_are_offered_with_all_their_memory_and_each_name_once() -> None:
+    plain = plan_capacity(Wish(), MACHINE)
+    assert with_gpus(plain, ()) == plain
+    capacity = with_gpus(plain, [device(0, "T4"), device(1, "H100", 80), device(2, "T4")])
+    assert (capacity.gpus, capacity.gpu_memory_bytes) == (3, 112 * GIB)
+    assert capacity.gpu_name == "H100, T4"
+    assert attrs.evolve(capacity, gpus=0, gpu_memory_bytes=0, gpu_name="") == plain
+
+
+def test_names_that_a_master_would_not_take_are_left_out() -> None:
+    many = [device(number, f"{number:03}" + "x" * 60) for number in range(8)]
+    capacity = with_gpus(plan_capacity(Wish(), MACHINE), [*many, device(8, "bad\x1b[2J")])
+    assert capacity.gpus == 9
+    assert len(capacity.gpu_name) <= 200
+    assert capacity.gpu_name.isprintable()
 
 
 def test_the_machine_is_measured_as_this_process_may_use_it() -> None:

@@ -3,7 +3,10 @@ import pytest
 
 import sandbox
 from hivemind.core.records import Outcome, PayloadKind, Reason, Requirements, Usage
-from hivemind.worker.ending import ending_of
+from hivemind.worker.ending import ending_of, with_gpu
+from hivemind.worker.gpu_share import GpuShare
+from hivemind.worker.gpus import Gpus
+from tests.worker.fake_nvml import FakeGpu, fake_nvml
 from tests.worker.running import MIB, spec
 
 TASK = attrs.evolve(
@@ -76,3 +79,41 @@ def test_each_way_to_end_is_told_as_it_was(
 def test_every_reason_of_the_sandbox_is_one_that_the_master_knows() -> None:
     for reason in sandbox.Reason:
         assert ending_of(result(reason, 1), TASK).reason == Reason(reason.value)
+
+
+def over_gpu_memory() -> GpuShare:
+    fake = FakeGpu()
+    gpus = Gpus(fake_nvml(fake), [0])
+    share = GpuShare(gpus=gpus, devices=gpus.devices, limit_bytes=MIB)
+    fake.used_bytes = 2 * MIB
+    share.look()
+    return share
+
+
+def test_an_attempt_stopped_for_its_gpu_memory_was_out_of_memory() -> None:
+    stopped = ending_of(result(sandbox.Reason.STOPPED, 143), TASK)
+    ending = with_gpu(stopped, over_gpu_memory(), stopped_for_it=True)
+    assert (ending.outcome, ending.reason, ending.exit_code) == (
+        Outcome.FAILED,
+        Reason.OUT_OF_MEMORY,
+        137,
+    )
+    assert "GPU memory limit of 1M" in ending.detail
+    assert ending.usage == attrs.evolve(stopped.usage, gpu_memory_peak_bytes=2 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("seen", "stopped_for_it"),
+    [
+        (result(sandbox.Reason.STOPPED, 143), False),
+        (result(sandbox.Reason.EXITED, 0), True),
+        (result(sandbox.Reason.TIME_LIMIT, 124), True),
+    ],
+)
+def test_an_attempt_that_ended_otherwise_keeps_its_ending(
+    seen: sandbox.Result, stopped_for_it: bool
+) -> None:
+    plain = ending_of(seen, TASK)
+    ending = with_gpu(plain, over_gpu_memory(), stopped_for_it=stopped_for_it)
+    assert ending.usage.gpu_memory_peak_bytes == 2 * MIB
+    assert attrs.evolve(ending, usage=plain.usage) == plain

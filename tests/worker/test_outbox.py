@@ -24,7 +24,7 @@ ENDING = Ending(
     reason=Reason.SIGNALLED,
     exit_code=139,
     detail="ended by SIGSEGV (signal 11)",
-    usage=Usage(wall_s=1.5, cpu_s=0.25, memory_peak_bytes=1 << 33),
+    usage=Usage(wall_s=1.5, cpu_s=0.25, memory_peak_bytes=1 << 33, gpu_memory_peak_bytes=1 << 34),
 )
 
 

@@ -8,11 +8,22 @@ import attrs
 import pytest
 import trio
 
+from hivemind.core.confinement import Network
 from hivemind.core.messages import KillOrder, StopOrder
 from hivemind.core.records import Outcome, PayloadKind, Reason, RefusalKind, Requirements
 from hivemind.worker.app import Worker
 from tests.worker.recording_master import RecordingMaster, new_ref
-from tests.worker.running import MIB, gone, lasting, processes_with, running, script, shell, spec
+from tests.worker.running import (
+    MIB,
+    confined,
+    gone,
+    lasting,
+    processes_with,
+    running,
+    script,
+    shell,
+    spec,
+)
 
 
 @pytest.fixture
@@ -301,6 +312,56 @@ async def test_a_task_no_sandbox_can_hold_is_refused_not_rounded_up(
     refusal = await master.until_refused(master.assign(task))
     assert refusal.kind is RefusalKind.POLICY
     assert "memory: the task asks for 1M" in refusal.detail
+
+
+async def test_a_task_sees_what_the_machines_own_policy_mounts_and_sets(
+    master: RecordingMaster, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    (data / "words").write_text("from the machine\n")
+    policies = tmp_path / "home/policies"
+    policies.mkdir(parents=True)
+    (policies / "lab.toml").write_text(
+        f'mounts = [{{ source = "{data}", target = "/data" }}]\n'
+        'env = { TZ = "UTC", MODE = "slow" }\n'
+    )
+    text = "cat /data/words; echo $TZ $MODE; ulimit -n; touch /data/x 2>/dev/null || echo kept"
+    confinement = confined(open_files=333)
+    async with running(master, tmp_path / "home"):
+        seen = await master.run(
+            shell(text, policy="lab", env={"MODE": "fast"}, confinement=confinement)
+        )
+    assert seen.stdout == b"from the machine\nUTC fast\n333\nkept\n"
+    assert not (data / "x").exists()
+
+
+@pytest.mark.parametrize("key", ["root", "mounts"])
+async def test_a_place_that_the_machine_lacks_is_refused_before_anything_starts(
+    master: RecordingMaster, tmp_path: Path, key: str
+) -> None:
+    gone_ = tmp_path / "gone"
+    policies = tmp_path / "home/policies"
+    policies.mkdir(parents=True)
+    values = {"root": f'"{gone_}"', "mounts": f'[{{ source = "{gone_}", target = "/data" }}]'}
+    (policies / "lab.toml").write_text(f"{key} = {values[key]}\n")
+    async with running(master, tmp_path / "home"):
+        ref = master.assign(shell("true", policy="lab"))
+        refusal = await master.until_refused(ref)
+        assert master.of(ref).started == 0
+        # Other policies are none the worse for it.
+        await master.run(shell("true"))
+    assert refusal.kind is RefusalKind.POLICY
+    assert refusal.detail.startswith(f"{key}: policy lab of this machine names {gone_}, which")
+
+
+async def test_a_wider_network_than_the_machine_gives_is_refused(
+    master: RecordingMaster, worker: Worker
+) -> None:
+    confinement = confined(network=Network.FULL)
+    refusal = await master.until_refused(master.assign(shell("true", confinement=confinement)))
+    assert refusal.kind is RefusalKind.POLICY
+    assert "network: the task asks for full" in refusal.detail
 
 
 async def test_nothing_of_an_attempt_stays_once_its_end_is_acknowledged(

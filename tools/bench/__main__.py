@@ -4,7 +4,6 @@ The yardstick, measured again before each benchmark, is a bare `posix_spawn` of 
 output read to the end.
 """
 
-import os
 import statistics
 import sys
 import tempfile
@@ -14,30 +13,12 @@ from pathlib import Path
 
 import trio
 
-import sandbox
 from hivemind.client import open_client
-from tests.pool import LIMITS, Pool, open_pool_folder
+from tests.pool import Pool, open_pool_folder
+from tools.bench import bare, sandboxes
 
 RUNS = 60
 SUBMITS = 150
-
-
-def bare_spawn_s() -> float:
-    """The median time from a spawn to its end."""
-    times = []
-    for _ in range(RUNS):
-        begun = time.perf_counter()
-        read, write = os.pipe()
-        pid = os.posix_spawn(
-            "/bin/true", ["true"], {}, file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)]
-        )
-        os.close(write)
-        while os.read(read, 4096):
-            pass
-        os.close(read)
-        os.waitpid(pid, 0)
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
 
 
 def show(what: str, seconds: float, bare_s: float) -> None:
@@ -53,23 +34,8 @@ async def timed(what: Callable[[], Awaitable[object]], runs: int) -> float:
     return statistics.median(times)
 
 
-async def bench_sandbox() -> None:
-    bare_s = bare_spawn_s()
-    show("bare posix_spawn of true", bare_s, bare_s)
-    config = sandbox.PoolConfig(slots=1, limits="cgroup" if LIMITS == "cgroup" else "best-effort")
-    async with sandbox.open_pool(config) as pool:
-        true = sandbox.Spec(argv=("/bin/true",))
-        python = sandbox.Spec(argv=("python3", "-c", "print('hello')"))
-        show("cold sandbox, true", await timed(lambda: sandbox.run_in(pool, true), RUNS), bare_s)
-        show(
-            "cold sandbox, python3 hello",
-            await timed(lambda: sandbox.run_in(pool, python), RUNS // 2),
-            bare_s,
-        )
-
-
 async def bench_pool() -> None:
-    bare_s = bare_spawn_s()
+    bare_s = bare.one_s(bare.TRUE, RUNS)
     show("bare posix_spawn of true", bare_s, bare_s)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -98,7 +64,7 @@ async def _bench_pool(daemons: Pool, bare_s: float) -> None:
     up.stop()
 
 
-BENCHMARKS = {"sandbox": bench_sandbox, "pool": bench_pool}
+BENCHMARKS = {"sandbox": sandboxes.bench, "pool": bench_pool}
 
 
 async def main() -> None:

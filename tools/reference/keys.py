@@ -18,7 +18,14 @@ from hivemind.settings.policies import POOL_KEYS, PROFILE_KEYS, installed_polici
 from hivemind.settings.tables import Key
 from tools.reference.fields import Undescribed, descriptions, table
 
-_TASK_FIELDS = {"cpus": "cpu_millis", "memory": "memory_bytes", "time": "wall_s"}
+_TASK_FIELDS = {
+    "cpu_time": "cpu_s",
+    "cpus": "cpu_millis",
+    "memory": "memory_bytes",
+    "scratch": "scratch_bytes",
+    "time": "wall_s",
+    "tmp": "tmp_bytes",
+}
 
 
 def key_lines() -> list[str]:
@@ -37,7 +44,7 @@ def key_lines() -> list[str]:
         "A file `HOME/policies/NAME.toml` replaces the one of its name that came with HiveMind, or "
         "adds one. SIGHUP reads them again.",
         "",
-        *_policy("default.toml, strict.toml and any other", "default.toml", PROFILE_KEYS),
+        *_policy("default.toml, and any other but pool.toml", "default.toml", PROFILE_KEYS),
         *_policy("pool.toml", "pool.toml", POOL_KEYS),
         *("## What a task's own file may say", ""),
         "In the table `[tool.hivemind]` of a script's inline metadata, or at the top of a folder's "

@@ -147,6 +147,7 @@ def finished_from_wire(wire: v1.Finished) -> FinishedReport:
         raise MalformedMessage(f"no program exits with {ending.exit_code}")
     usage = usage_from_wire(ending.usage)
     _stored(usage.memory_peak_bytes)
+    _stored(usage.gpu_memory_peak_bytes)
     return FinishedReport(
         ref=AttemptRef(wire.task_id, wire.attempt),
         seq=_stored(wire.seq),

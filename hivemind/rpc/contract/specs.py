@@ -1,6 +1,9 @@
 """A task's spec as the bytes that the store keeps and the link forwards unread."""
 
+from typing import TypeVar
+
 from hivemind._pb.hivemind import v1
+from hivemind.core.confinement import Confinement, Mode, Network, Reuse, Seccomp
 from hivemind.core.records import PayloadKind, Requirements, TaskSpec
 from hivemind.rpc._wire import check_message
 from hivemind.rpc.contract.faults import MalformedMessage
@@ -11,7 +14,11 @@ _KIND_TO_WIRE = {
     PayloadKind.COMMAND: v1.PayloadKind.COMMAND,
 }
 _MOST_FIELDS = 100_000
+_OLD_SHARE_BYTES = 64 * 1024 * 1024
+_OLD_LEAST_SHARE_BYTES = 64 * 1024
 _KIND_FROM_WIRE = {wire: kind for kind, wire in _KIND_TO_WIRE.items()}
+
+M = TypeVar("M", bound=Mode)
 
 
 def kind_to_wire(kind: PayloadKind) -> v1.PayloadKind:
@@ -57,6 +64,49 @@ def requirements_from_wire(wire: v1.Requirements | None) -> Requirements:
     )
 
 
+def mode_from_wire(modes: type[M], text: str) -> M:
+    """The mode of that name. Raises MalformedMessage for one that is unknown here."""
+    try:
+        return modes(text)
+    except ValueError as error:
+        known = ", ".join(modes)
+        raise MalformedMessage(
+            f"{modes.__name__.lower()} {text[:40]!a} is unknown; {known} are known"
+        ) from error
+
+
+def _confinement_to_wire(confinement: Confinement) -> v1.Confinement:
+    return v1.Confinement(
+        tmp_bytes=confinement.tmp_bytes,
+        shm_bytes=confinement.shm_bytes,
+        scratch_inodes=confinement.scratch_inodes,
+        tmp_inodes=confinement.tmp_inodes,
+        shm_inodes=confinement.shm_inodes,
+        file_bytes=confinement.file_bytes,
+        open_files=confinement.open_files,
+        network=confinement.network.value,
+        seccomp=confinement.seccomp.value,
+        reuse=confinement.reuse.value,
+        warm_python=confinement.warm_python,
+    )
+
+
+def _confinement_from_wire(wire: v1.Confinement) -> Confinement:
+    return Confinement(
+        tmp_bytes=wire.tmp_bytes,
+        shm_bytes=wire.shm_bytes,
+        scratch_inodes=wire.scratch_inodes,
+        tmp_inodes=wire.tmp_inodes,
+        shm_inodes=wire.shm_inodes,
+        file_bytes=wire.file_bytes,
+        open_files=wire.open_files,
+        network=mode_from_wire(Network, wire.network),
+        seccomp=mode_from_wire(Seccomp, wire.seccomp),
+        reuse=mode_from_wire(Reuse, wire.reuse),
+        warm_python=wire.warm_python,
+    )
+
+
 def encode_spec(spec: TaskSpec) -> bytes:
     """The spec as bytes; ``decode_spec`` gives it back."""
     return bytes(
@@ -75,12 +125,17 @@ def encode_spec(spec: TaskSpec) -> bytes:
             result_bytes=spec.result_bytes,
             has_stdin=spec.has_stdin,
             outputs=list(spec.outputs),
+            confinement=_confinement_to_wire(spec.confinement),
+            name=spec.name,
         )
     )
 
 
 def decode_spec(data: bytes) -> TaskSpec:
-    """The spec of some bytes. Raises MalformedMessage where they are not one."""
+    """The spec of some bytes. Raises MalformedMessage where they are not one.
+
+    A spec without a confinement was stored before there was one: it gets what it had then.
+    """
     try:
         check_message(data, v1.TaskSpec, max_fields=_MOST_FIELDS)
         wire = v1.TaskSpec.parse(data)
@@ -101,4 +156,16 @@ def decode_spec(data: bytes) -> TaskSpec:
         result_bytes=wire.result_bytes,
         has_stdin=wire.has_stdin,
         outputs=tuple(wire.outputs),
+        confinement=_confinement_of(wire),
+        name=wire.name,
+    )
+
+
+def _confinement_of(wire: v1.TaskSpec) -> Confinement:
+    if wire.confinement is not None:
+        return _confinement_from_wire(wire.confinement)
+    needs = requirements_from_wire(wire.requirements)
+    small = max(_OLD_LEAST_SHARE_BYTES, min(_OLD_SHARE_BYTES, needs.scratch_bytes // 8))
+    return Confinement(
+        tmp_bytes=small, shm_bytes=small, tmp_inodes=small // 4096, shm_inodes=small // 4096
     )

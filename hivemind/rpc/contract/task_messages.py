@@ -6,6 +6,7 @@ import betterproto2
 
 from hivemind._pb.hivemind import v1
 from hivemind.core.admission import Ask
+from hivemind.core.confinement import Network, Reuse, Seccomp
 from hivemind.core.messages import AttemptOutput, Submission, UploadChunk, UploadPart
 from hivemind.core.records import (
     Attempt,
@@ -21,6 +22,7 @@ from hivemind.rpc.contract.faults import MalformedMessage
 from hivemind.rpc.contract.specs import (
     kind_from_wire,
     kind_to_wire,
+    mode_from_wire,
     requirements_from_wire,
     requirements_to_wire,
 )
@@ -113,7 +115,10 @@ def outcome_from_wire(text: str) -> Outcome | None:
 def usage_to_wire(usage: Usage) -> v1.Usage:
     """Field by field."""
     return v1.Usage(
-        wall_s=usage.wall_s, cpu_s=usage.cpu_s, memory_peak_bytes=usage.memory_peak_bytes
+        wall_s=usage.wall_s,
+        cpu_s=usage.cpu_s,
+        memory_peak_bytes=usage.memory_peak_bytes,
+        gpu_memory_peak_bytes=usage.gpu_memory_peak_bytes,
     )
 
 
@@ -121,7 +126,12 @@ def usage_from_wire(wire: v1.Usage | None) -> Usage:
     """Field by field; absent is nothing used."""
     if wire is None:
         return Usage()
-    return Usage(wall_s=wire.wall_s, cpu_s=wire.cpu_s, memory_peak_bytes=wire.memory_peak_bytes)
+    return Usage(
+        wall_s=wire.wall_s,
+        cpu_s=wire.cpu_s,
+        memory_peak_bytes=wire.memory_peak_bytes,
+        gpu_memory_peak_bytes=wire.gpu_memory_peak_bytes,
+    )
 
 
 def attempt_to_wire(attempt: Attempt) -> v1.Attempt:
@@ -208,6 +218,16 @@ def submission_to_wire(submission: Submission) -> v1.SubmitHeader:
             result_bytes=ask.result_bytes,
             retries=ask.retries,
             priority=ask.priority,
+            tmp_bytes=ask.tmp_bytes,
+            shm_bytes=ask.shm_bytes,
+            scratch_inodes=ask.scratch_inodes,
+            tmp_inodes=ask.tmp_inodes,
+            shm_inodes=ask.shm_inodes,
+            file_bytes=ask.file_bytes,
+            open_files=ask.open_files,
+            network=ask.network or "",
+            seccomp=ask.seccomp or "",
+            reuse=ask.reuse or "",
         ),
         name=submission.name,
         client_id=submission.client_id,
@@ -218,7 +238,7 @@ def submission_to_wire(submission: Submission) -> v1.SubmitHeader:
 
 
 def submission_from_wire(header: v1.SubmitHeader) -> Submission:
-    """Field by field. Raises MalformedMessage for an unknown kind."""
+    """Field by field. Raises MalformedMessage for an unknown kind or mode."""
     ask = header.ask or v1.Ask()
     return Submission(
         kind=kind_from_wire(header.kind),
@@ -242,6 +262,16 @@ def submission_from_wire(header: v1.SubmitHeader) -> Submission:
             result_bytes=ask.result_bytes,
             retries=ask.retries,
             priority=ask.priority,
+            tmp_bytes=ask.tmp_bytes,
+            shm_bytes=ask.shm_bytes,
+            scratch_inodes=ask.scratch_inodes,
+            tmp_inodes=ask.tmp_inodes,
+            shm_inodes=ask.shm_inodes,
+            file_bytes=ask.file_bytes,
+            open_files=ask.open_files,
+            network=mode_from_wire(Network, ask.network) if ask.network else None,
+            seccomp=mode_from_wire(Seccomp, ask.seccomp) if ask.seccomp else None,
+            reuse=mode_from_wire(Reuse, ask.reuse) if ask.reuse else None,
         ),
         name=header.name,
         client_id=header.client_id,

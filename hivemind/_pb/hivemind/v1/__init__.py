@@ -15,6 +15,7 @@ __all__ = (
     "Cause",
     "ChallengeRequest",
     "ChallengeResponse",
+    "Confinement",
     "CreateInviteRequest",
     "CreateInviteResponse",
     "CreateJoinTokenRequest",
@@ -251,6 +252,35 @@ class Ask(betterproto2.Message):
 
     cpu_s: "float | None" = betterproto2.field(15, betterproto2.TYPE_DOUBLE, optional=True)
 
+    tmp_bytes: "int | None" = betterproto2.field(16, betterproto2.TYPE_UINT64, optional=True)
+
+    shm_bytes: "int | None" = betterproto2.field(17, betterproto2.TYPE_UINT64, optional=True)
+
+    scratch_inodes: "int | None" = betterproto2.field(18, betterproto2.TYPE_UINT32, optional=True)
+
+    tmp_inodes: "int | None" = betterproto2.field(19, betterproto2.TYPE_UINT32, optional=True)
+
+    shm_inodes: "int | None" = betterproto2.field(20, betterproto2.TYPE_UINT32, optional=True)
+
+    file_bytes: "int | None" = betterproto2.field(21, betterproto2.TYPE_UINT64, optional=True)
+
+    open_files: "int | None" = betterproto2.field(22, betterproto2.TYPE_UINT32, optional=True)
+
+    network: "str" = betterproto2.field(23, betterproto2.TYPE_STRING)
+    """
+    none, loopback or full.
+    """
+
+    seccomp: "str" = betterproto2.field(24, betterproto2.TYPE_STRING)
+    """
+    allow-list or deny-list.
+    """
+
+    reuse: "str" = betterproto2.field(25, betterproto2.TYPE_STRING)
+    """
+    never, job or account.
+    """
+
 
 default_message_pool.register_message("hivemind.v1", "Ask", Ask)
 
@@ -369,6 +399,38 @@ class ChallengeResponse(betterproto2.Message):
 
 
 default_message_pool.register_message("hivemind.v1", "ChallengeResponse", ChallengeResponse)
+
+
+@dataclass(eq=False, repr=False)
+class Confinement(betterproto2.Message):
+    """
+    How a task is shut in. The words are those of Ask.
+    """
+
+    tmp_bytes: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
+
+    shm_bytes: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
+
+    scratch_inodes: "int" = betterproto2.field(3, betterproto2.TYPE_UINT32)
+
+    tmp_inodes: "int" = betterproto2.field(4, betterproto2.TYPE_UINT32)
+
+    shm_inodes: "int" = betterproto2.field(5, betterproto2.TYPE_UINT32)
+
+    file_bytes: "int" = betterproto2.field(6, betterproto2.TYPE_UINT64)
+
+    open_files: "int" = betterproto2.field(7, betterproto2.TYPE_UINT32)
+
+    network: "str" = betterproto2.field(8, betterproto2.TYPE_STRING)
+
+    seccomp: "str" = betterproto2.field(9, betterproto2.TYPE_STRING)
+
+    reuse: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+
+    warm_python: "bool" = betterproto2.field(11, betterproto2.TYPE_BOOL)
+
+
+default_message_pool.register_message("hivemind.v1", "Confinement", Confinement)
 
 
 @dataclass(eq=False, repr=False)
@@ -1135,6 +1197,15 @@ class TaskSpec(betterproto2.Message):
     As in SubmitHeader.
     """
 
+    confinement: "Confinement | None" = betterproto2.field(
+        15, betterproto2.TYPE_MESSAGE, optional=True
+    )
+
+    name: "str" = betterproto2.field(16, betterproto2.TYPE_STRING)
+    """
+    As in SubmitHeader.
+    """
+
 
 default_message_pool.register_message("hivemind.v1", "TaskSpec", TaskSpec)
 
@@ -1146,6 +1217,8 @@ class Usage(betterproto2.Message):
     cpu_s: "float" = betterproto2.field(2, betterproto2.TYPE_DOUBLE)
 
     memory_peak_bytes: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
+
+    gpu_memory_peak_bytes: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
 
 
 default_message_pool.register_message("hivemind.v1", "Usage", Usage)

@@ -1,0 +1,282 @@
+"""One run in a cell: its launcher does what bubblewrap does for a cold one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from sandbox.cell import Cell, to_launcher
+from sandbox.deadlines import Deadline, Deadlines
+from sandbox.describe import describe_in_cell
+from sandbox.errors import BadSpec, SandboxError, SetupFailed
+from sandbox.link import SpawnerLink
+from sandbox.paths import check_paths
+from sandbox.pipes import write_file
+from sandbox.result import Reason, Start, Usage
+from sandbox.run import Run
+from sandbox.spec import Spec
+from sandbox.watchdog import Watchdog, Watched
+
+_CLEANUP_S = 30.0
+_LAUNCHER_S = 5.0
+_INLINE_BYTES = 32 << 10  # a datagram may hold 208 KiB, SO_SNDBUF's default
+_LEAST_CPU_CHECK_S = 0.05
+_FIELD_CHARACTERS = 16
+_ANSWERED = 2  # the pidfd of the run's init, and its /task
+
+
+class CellFailed(SetupFailed):
+    """The cell failed before the run had begun: nothing of the task ran, and another may serve."""
+
+
+class CellRun(Run):
+    """A run in a cell of its tenant's."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        link: SpawnerLink,
+        nursery: trio.Nursery,
+        cell: Cell,
+        launcher: SpawnerLink,
+        deadlines: Deadlines,
+        watchdog: Watchdog,
+    ) -> None:
+        super().__init__(spec, link=link, nursery=nursery, slot=cell.slot)
+        self._cell = cell
+        self._launcher = launcher
+        self._deadlines = deadlines
+        self._watchdog = watchdog
+        self._number = launcher.new_id()
+        self._task_folder = -1
+        self._wall: Deadline | None = None
+        self._told: dict[str, Any] = {}
+        self._asked = False
+        self._watching = contextlib.ExitStack()
+        self._watched: Watched | None = None
+
+    @property
+    def started(self) -> Start:
+        """How it was started."""
+        return Start.WARM if self._launcher is self._cell.warm else Start.CELL
+
+    def _left_behind(self) -> list[int]:
+        return [self._task_folder]
+
+    async def start(self) -> None:
+        """See `Run.start`.
+
+        Raises:
+            CellFailed: the cell is of no use; try another, or none.
+        """
+        check_paths(self._spec)
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as given:
+            stdin = self._open_stdin(ours, given)
+            stdout, stderr = self._output.open()
+            given.callback(os.close, stdout)
+            given.callback(os.close, stderr)
+            sources = [self._open_source(path, given) for path in _sources(self._spec)]
+            fields, body = self._describe(given)
+            into = self._begin_account()
+            if into is not None:
+                given.callback(os.close, into)
+            self._cell.on_gone = self._on_cell_gone
+            self._cell.on_out_of_memory = self._on_out_of_memory
+            self._launcher.call_at_end(self._number, self._on_ended)
+            self._started_at_s = trio.current_time()
+            self._wall = self._deadlines.call_at(
+                self._started_at_s + self._spec.limits.wall_s, lambda: self._end(Reason.TIME_LIMIT)
+            )
+            fields["into_cgroup"] = into is not None
+            first = [*body, *([] if into is None else [into])]
+            self._asked = True
+            await self._ask(fields, [*first, stdin, stdout, stderr, *sources])
+            ours.pop_all()
+
+    async def _ask(self, fields: dict[str, Any], descriptors: list[int]) -> None:
+        try:
+            answer = await self._launcher.request(self._number, "start", fields, descriptors)
+        except BadSpec as error:
+            self._refusal = error
+            with trio.move_on_after(_LAUNCHER_S):
+                await self._over.wait()
+            raise
+        except SetupFailed as error:
+            await self._cell_failed(error)
+            return
+        if len(answer.descriptors) != _ANSWERED:
+            await self._cell_failed(SetupFailed("its launcher answered nonsense"))
+            return
+        self._pidfd, self._task_folder = answer.descriptors
+        if self._killed_for is not None:
+            self._kill()
+        if self._cell.cgroup is None:
+            self._watched = self._watching.enter_context(
+                self._watchdog.watch(self._pidfd, self._spec.limits, self._end)
+            )
+        elif self._spec.limits.cpu_s is not None:
+            self._nursery.start_soon(self._watch_cpu_time, self._spec.limits.cpu_s)
+
+    async def _cell_failed(self, error: SetupFailed) -> None:
+        """The run could not begin: for what we did to it, or for a fault of the cell's."""
+        self._cell.kill()
+        await self._cell.gone.wait()
+        await self._over.wait()
+        if self._result is None:
+            raise CellFailed(str(error)) from error
+
+    async def close(self) -> None:
+        """See `Run.close`; the cell is its owner's to give back, or to close if it `is_odd`."""
+        try:
+            if self._asked and not self._over.is_set():
+                await self._end_by_force()
+            self._output.close()
+            if self._cell.cgroup is not None and not self._cell.is_odd:
+                await self._cell.cgroup.end()
+        except (trio.TooSlowError, TimeoutError, OSError) as error:
+            self._cell.kill()
+            raise SetupFailed(f"a run could not be cleaned up: {error}") from error
+        finally:
+            for descriptor in (self._pidfd, self._task_folder):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._pidfd = self._task_folder = -1
+
+    async def _end_by_force(self) -> None:
+        with trio.fail_after(_CLEANUP_S):
+            self._end(Reason.STOPPED)
+            with trio.move_on_after(_LAUNCHER_S):
+                await self._over.wait()
+            if not self._over.is_set():
+                self._cell.kill()
+                await self._over.wait()
+
+    # Start.
+
+    def _describe(self, given: contextlib.ExitStack) -> tuple[dict[str, Any], list[int]]:
+        fields = describe_in_cell(
+            self._spec,
+            with_cgroup=self._cell.cgroup is not None,
+            python=self._cell.kind.python,
+            overhead_pids=self._cell.overhead_pids,
+        )
+        if _is_short(self._spec):
+            return fields, []
+        body = os.memfd_create("run", os.MFD_CLOEXEC)
+        given.callback(os.close, body)
+        write_file(body, to_launcher(fields))
+        return {"body_follows": True}, [body]
+
+    def _open_source(self, path: Path, given: contextlib.ExitStack) -> int:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise BadSpec(f"cannot read {path}: {error.strerror}") from None
+        given.callback(os.close, descriptor)
+        if not Path(f"/proc/self/fd/{descriptor}").is_file():
+            raise BadSpec(f"cannot stage {path}: it is not a regular file")
+        return descriptor
+
+    def _begin_account(self) -> int | None:
+        if self._cell.cgroup is None:
+            return None
+        try:
+            return self._cell.cgroup.begin(self._spec.limits)
+        except OSError as error:
+            self._cell.kill()
+            raise CellFailed(f"cannot limit a run: {error.strerror}: {error.filename}") from error
+
+    # What happens to it.
+
+    def _on_ended(self, told: dict[str, Any] | None) -> None:
+        if told is None:
+            return  # the cell's end follows
+        self._exit_code = told["exit_code"]
+        self._told = told
+        self._finish()
+
+    def _on_out_of_memory(self) -> None:
+        self._end(Reason.OUT_OF_MEMORY)
+
+    def _on_cell_gone(self) -> None:
+        if not self._over.is_set():
+            if self._refusal is None and self._killed_for is None:
+                self._refusal = SetupFailed("the launcher of its cell ended while it ran")
+            self._finish()
+
+    async def _watch_cpu_time(self, limit_s: float) -> None:
+        cgroup = self._cell.cgroup
+        while cgroup is not None and not self._over.is_set():
+            left_s = limit_s - cgroup.cpu_s()
+            if left_s <= 0:
+                self._end(Reason.CPU_TIME_LIMIT)
+                return
+            with trio.move_on_after(
+                max(_LEAST_CPU_CHECK_S, left_s / max(1.0, self._spec.limits.cpus))
+            ):
+                await self._over.wait()
+
+    def _kill(self) -> None:
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        elif self._asked:
+            # It is still being made, by the cell's own launcher.
+            self._cell.kill()
+
+    def _finish(self) -> None:
+        """Nothing of it is left: settle its account and judge how it ended."""
+        if self._wall is not None:
+            self._wall.cancel()
+        self._cell.on_gone = self._cell.on_out_of_memory = _nothing
+        try:
+            self._settle(trio.current_time() - self._started_at_s)
+        except (SandboxError, OSError) as error:
+            self._refusal = error if isinstance(error, SandboxError) else SetupFailed(str(error))
+            self._cell.kill()
+        finally:
+            self._over.set()
+
+    def _settle(self, wall_s: float) -> None:
+        cgroup = self._cell.cgroup
+        if cgroup is None:
+            self._watching.close()
+            watched = self._watched
+            seen_s, seen_bytes = (watched.cpu_s, watched.memory_peak_bytes) if watched else (0, 0)
+            usage = Usage(
+                wall_s=wall_s,
+                cpu_s=max(seen_s, self._told.get("cpu_s", 0.0)),
+                memory_peak_bytes=max(seen_bytes, self._told.get("memory_peak_bytes", 0)),
+            )
+            self._conclude(usage, out_of_memory=False)
+            return
+        if not cgroup.is_clean():
+            self._cell.kill()
+        usage = Usage(
+            wall_s=wall_s, cpu_s=cgroup.cpu_s(), memory_peak_bytes=cgroup.memory_peak_bytes()
+        )
+        self._conclude(usage, out_of_memory=cgroup.out_of_memory())
+
+
+def _nothing() -> None:
+    """What there is to do between runs."""
+
+
+def _is_short(spec: Spec) -> bool:
+    """Whether its description surely fits a datagram, each character taking six at most."""
+    characters = (
+        sum(map(len, spec.argv)) + sum(map(len, spec.env)) + sum(map(len, spec.env.values()))
+    )
+    characters += sum(len(file.name) + _FIELD_CHARACTERS for file in spec.files)
+    return 6 * characters <= _INLINE_BYTES
+
+
+def _sources(spec: Spec) -> list[Path]:
+    files = [file.source for file in spec.files]
+    return files if spec.archive is None else [*files, spec.archive.source]

@@ -1,0 +1,104 @@
+"""Finding and executing a command as a shell's `exec "$@"` does, with the same exit codes."""
+
+# Plain strings throughout; pathlib would slow the start.
+# ruff: noqa: PTH116, PTH118
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import NoReturn
+else:
+    import _signal  # without the enumerations of the module around it
+
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+_DEFAULTS = (
+    _signal.SIGPIPE,
+    _signal.SIGXFSZ,
+)  # those that Python ignores; ignoring outlives execve
+
+
+class CannotExecute(Exception):
+    """There is no such command, or it is not executable.
+
+    Attributes:
+        exit_code: 127 or 126.
+        text: the line that a shell would write on stderr.
+    """
+
+    def __init__(self, exit_code: int, name: str, why: str) -> None:
+        super().__init__(why)
+        self.exit_code = exit_code
+        self.text = f"sh: 1: exec: {name}: {why}\n"
+
+
+def spawn(argv: list[str], env: dict[str, str], streams: tuple[int, int, int]) -> int:
+    """Start a command in a session of its own, with these as its descriptors 0 to 2.
+
+    Raises:
+        CannotExecute: there is nothing to execute.
+        OSError: the kernel refused it for another reason, E2BIG among them.
+    """
+    path = _find(argv[0], env.get("PATH", ""))
+    try:
+        return _spawn(path, argv, env, streams)
+    except PermissionError:
+        raise CannotExecute(NOT_EXECUTABLE, argv[0], "Permission denied") from None
+    except FileNotFoundError:  # the interpreter that its first line names
+        raise CannotExecute(NOT_FOUND, argv[0], "not found") from None
+    except OSError as error:
+        if error.errno != errno.ENOEXEC:
+            raise
+        return _spawn("/bin/sh", ["/bin/sh", path, *argv[1:]], env, streams)
+
+
+def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
+    """Become the command.
+
+    Raises:
+        CannotExecute: there is nothing to execute.
+        OSError: the kernel refused it for another reason.
+    """
+    path = _find(argv[0], env.get("PATH", ""))
+    for number in _DEFAULTS:
+        _signal.signal(number, _signal.SIG_DFL)
+    try:
+        os.execve(path, argv, env)  # noqa: S606
+    except PermissionError:
+        raise CannotExecute(NOT_EXECUTABLE, argv[0], "Permission denied") from None
+    except FileNotFoundError:
+        raise CannotExecute(NOT_FOUND, argv[0], "not found") from None
+
+
+def _spawn(path: str, argv: list[str], env: dict[str, str], streams: tuple[int, int, int]) -> int:
+    return os.posix_spawn(
+        path,
+        argv,
+        env,
+        file_actions=[(os.POSIX_SPAWN_DUP2, given, number) for number, given in enumerate(streams)],
+        setsid=True,
+        setsigdef=_DEFAULTS,
+    )
+
+
+def _find(name: str, path: str) -> str:
+    if "/" in name:
+        return name
+    denied = False
+    for folder in path.split(":"):
+        candidate = os.path.join(folder or ".", name)
+        try:
+            mode = os.stat(candidate).st_mode
+        except OSError:
+            continue
+        if stat.S_ISREG(mode) and os.access(candidate, os.X_OK):
+            return candidate
+        denied = denied or stat.S_ISREG(mode)
+    if denied:
+        raise CannotExecute(NOT_EXECUTABLE, name, "Permission denied")
+    raise CannotExecute(NOT_FOUND, name, "not found")

@@ -1,0 +1,132 @@
+"""Pid 1 of one run: it makes the run's surroundings, starts the task in them and waits for it.
+
+It gives up every right before it touches anything of the task's. When the task's first process
+ends, so does this one, and the kernel kills whatever is left in the pid namespace.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+from sandbox.launcher import answers, command, confine
+from sandbox.spawner import datagrams, linux, stage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_MOST_DESCRIPTORS = 512  # above what one message can bring
+_E2BIG = 7
+
+
+class Init:
+    """What the launcher's child was born with."""
+
+    def __init__(
+        self,
+        link: _socket.socket,
+        seccomp: linux.Filter,
+        message: dict[str, Any],
+        descriptors: list[int],
+        own_cgroup: bool,
+    ) -> None:
+        self._link = link
+        self._filter = seccomp
+        self._message = message
+        self._descriptors = descriptors
+        self._own_cgroup = own_cgroup
+
+    def execute(self) -> NoReturn:
+        """Run a command to its end."""
+        try:
+            self._execute()
+        finally:
+            os._exit(1)  # never back into the launcher's loop
+
+    def _execute(self) -> NoReturn:
+        task = self._prepare()
+        streams = (self._descriptors[0], self._descriptors[1], self._descriptors[2])
+        pid = -1
+        try:
+            pid = command.spawn(self._message["argv"], self._message["env"], streams)
+        except command.CannotExecute as error:
+            self._tell(task)
+            os.write(streams[2], error.text.encode("utf-8", "surrogateescape"))
+            os._exit(error.exit_code)
+        except OSError as error:
+            self._fail("spec" if error.errno == _E2BIG else "setup", str(error.strerror or error))
+        self._tell(task)
+        self._wait(pid)
+
+    def fork(self) -> None:
+        """Fork a Python task; returns in its process alone, which is ready to go on as the task."""
+        pid = -1
+        try:
+            task = self._prepare()
+            try:
+                pid = os.fork()
+            except OSError as error:
+                self._fail("setup", str(error))
+            if pid:
+                self._tell(task)
+                self._wait(pid)
+        finally:
+            if pid:
+                os._exit(1)  # never back into the launcher's loop
+        os.setsid()
+        linux.set_dumpable(True)
+        for number in range(3):
+            os.dup2(self._descriptors[number], number, inheritable=True)
+        self._link.detach()
+        os.closerange(3, _MOST_DESCRIPTORS)
+
+    def _prepare(self) -> int:
+        """Mount, give up every right and stage; returns a descriptor of /task."""
+        message, descriptors = self._message, self._descriptors
+        try:
+            linux.die_with_parent()
+            if self._own_cgroup:
+                linux.unshare(linux.CLONE_NEWCGROUP)
+            task = confine.mount_all(message["quotas"])
+            confine.prefer_for_oom_killing()
+            confine.give_up_rights(self._filter)
+            os.chdir("/task")
+            os.umask(0o022)
+            if message["without_cgroup"] is not None:
+                confine.limit_without_cgroup(message["without_cgroup"])
+            files = [
+                (descriptor, name, mode)
+                # The archive, if there is one, is the last descriptor. (Python 3.9 has no strict.)
+                for descriptor, (name, mode) in zip(descriptors[3:], message["files"])  # noqa: B905
+            ]
+            archive = descriptors[-1] if message["archive"] is not None else None
+            stage.stage(stage.Inputs(files, archive), "/task", message)
+            confine.apply_limits(message["limits"])
+        except stage.StageError as error:
+            self._fail(error.kind, error.text)
+        except MemoryError:
+            self._fail("archive", "unpacking the archive needs more memory than the task has")
+        except Exception as error:
+            self._fail("setup", f"{type(error).__name__}: {error}")
+        return task
+
+    def _tell(self, task: int) -> None:
+        """Say that the task has started, and hand over what outlives this process or ends it."""
+        itself = os.pidfd_open(os.getpid())
+        datagrams.send(self._link, answers.done(self._message["id"], "start"), (itself, task))
+
+    def _fail(self, kind: str, text: str) -> NoReturn:
+        self._link.send(answers.refused(self._message["id"], "start", kind, text))
+        os._exit(1)
+
+    def _wait(self, task_pid: int) -> NoReturn:
+        """Reap whatever ends here until the task's first process does, and end as a shell would."""
+        self._link.close()
+        os.closerange(0, _MOST_DESCRIPTORS)  # whoever reads the task's output shall see its end
+        while True:
+            pid, status = os.waitpid(-1, 0)
+            if pid == task_pid:
+                os._exit(
+                    128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+                )

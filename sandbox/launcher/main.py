@@ -1,0 +1,53 @@
+"""Start of a launcher: `python3 main.py KIND SOCKET`, KIND being `exec` or `warm`."""
+
+# Plain strings throughout; pathlib would slow the start.
+# ruff: noqa: PTH100, PTH120
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sandbox.launcher import warm
+elif sys.argv[1] == "warm":
+    # First of all, since it notes which modules a new interpreter has by itself; and from this
+    # file's own folder, which is the first on the path, since it is not to be part of a package.
+    import warm
+
+import _socket  # noqa: E402
+import gc  # noqa: E402
+import os  # noqa: E402
+
+
+def _make_package_importable() -> None:
+    """Let `sandbox.launcher` be imported from the copy around this file, without attrs or Trio."""
+    package = type(sys)("sandbox")
+    package.__path__ = [os.path.dirname(os.path.dirname(os.path.abspath(__file__)))]
+    sys.modules["sandbox"] = package
+
+
+def main() -> None:
+    """Serve. In the process of a Python task this returns, and the interpreter goes on as it."""
+    _make_package_importable()
+    from sandbox.launcher import serve
+
+    kind, descriptor = sys.argv[1], int(sys.argv[2])
+    link = _socket.socket(fileno=descriptor)
+    os.set_inheritable(descriptor, False)
+    ready = warm.preload() if kind == "warm" else None
+    # What is never freed need not be looked at again, which would have forks copy its pages.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    task = serve.Launcher(link, ready).serve()
+    if task is None or ready is None:
+        os._exit(0)  # the pool closed its end
+    start, argv, env = task
+    try:
+        ready.become(start, env)
+    except warm.CannotBecomeError:
+        serve.execute_here(argv, env)
+
+
+main()

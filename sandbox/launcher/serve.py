@@ -1,0 +1,120 @@
+"""The launcher's loop: one run at a time, from the pool's message to the last process's end.
+
+A message is a marshalled dict, one for each datagram of a SOCK_SEQPACKET socket, with descriptors
+beside it; a long one comes in a memory file. The run's own init answers `start`, the launcher tells
+the end.
+"""
+
+from __future__ import annotations
+
+import _socket
+import marshal
+import os
+
+from sandbox.launcher import answers, command, confine, init
+from sandbox.spawner import datagrams, linux
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from sandbox.launcher.warm import Start, Warm
+
+_MESSAGE_BYTES = 1 << 17
+_MAX_DESCRIPTORS = 253  # SCM_MAX_FD
+
+
+class Launcher:
+    """Serves one cell until the pool closes its end."""
+
+    def __init__(self, link: _socket.socket, ready: Warm | None) -> None:
+        self._link = link
+        self._ready = ready
+        message = marshal.loads(link.recv(_MESSAGE_BYTES))  # noqa: S302 - the pool is trusted
+        self._filter = linux.Filter(message["filter"])
+        linux.die_with_parent()
+        linux.empty_bounding_set()
+        link.send(answers.done(0, "configure"))
+
+    def serve(self) -> tuple[Start, list[str], dict[str, str]] | None:
+        """Answer messages until the pool closes its end.
+
+        Returns:
+            None at that end; in the process of a Python task, what it is to become: its start, its
+            command line, its environment.
+        """
+        while True:
+            data, descriptors = datagrams.receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
+            if not data:
+                return None
+            message = marshal.loads(data)  # noqa: S302
+            if message["op"] == "warm":
+                self._start_warm(message["argv"], descriptors[0])
+                continue
+            task = self._run(message, descriptors)
+            if task is not None:
+                return task
+
+    def _run(
+        self, message: dict[str, Any], descriptors: list[int]
+    ) -> tuple[Start, list[str], dict[str, str]] | None:
+        if message.get("body_follows"):
+            with os.fdopen(descriptors.pop(0), "rb") as file:
+                message.update(marshal.loads(file.read()))  # noqa: S302
+        number, argv, env = message["id"], message["argv"], message["env"]
+        into = descriptors.pop(0) if message["into_cgroup"] else None
+        if message["archive"] is not None:
+            # Imported here, once, rather than anew in every fork.
+            from sandbox.spawner import archive
+
+            archive.preload()
+        start = self._ready.plan(argv, env) if self._ready is not None else None
+        try:
+            pid, pidfd = linux.clone(confine.NAMESPACES, into)
+        except OSError as error:
+            self._link.send(answers.refused(number, "start", "setup", str(error)))
+            self._link.send(answers.ended(number, None, 0.0, 0))
+            _close_all(descriptors, into)
+            return None
+        if pid == 0:
+            given = init.Init(self._link, self._filter, message, descriptors, into is not None)
+            if start is None:
+                given.execute()
+            given.fork()
+            return start, argv, env
+        os.close(pidfd)
+        _close_all(descriptors, into)
+        _, status, usage = os.wait4(pid, 0)
+        exit_code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+        cpu_s = usage.ru_utime + usage.ru_stime
+        self._link.send(answers.ended(number, exit_code, cpu_s, usage.ru_maxrss * 1024))
+        return None
+
+    def _start_warm(self, argv: list[str], descriptor: int) -> None:
+        """Start the cell's warm interpreter; it ends with this process."""
+        os.posix_spawn(
+            argv[0],
+            [*argv, "warm", "3"],
+            dict(os.environ),
+            file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, 3)],
+        )
+        os.close(descriptor)
+        self._link.send(answers.done(0, "warm"))
+
+
+def execute_here(argv: list[str], env: dict[str, str]) -> NoReturn:
+    """Go on as the command, in this very process, which is a task's already."""
+    try:
+        command.execute(argv, env)
+    except command.CannotExecute as error:
+        os.write(2, error.text.encode("utf-8", "surrogateescape"))
+        os._exit(error.exit_code)
+    finally:
+        os._exit(1)
+
+
+def _close_all(descriptors: list[int], into: int | None) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+    if into is not None:
+        os.close(into)

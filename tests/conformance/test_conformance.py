@@ -1,0 +1,122 @@
+"""Every way to start Python in the sandbox does what a cold start of the real interpreter does."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import pytest
+import trio
+
+import sandbox
+from tests.conformance.case import Case, Outcome, settled
+from tests.conformance.table import CASES
+from tests.sandbox.conftest import config_for, needs_cgroup
+
+Mode = Literal["cold", "cold again", "warm"]
+_SLOTS = 2
+_WALL_S = 60.0
+
+
+@attrs.frozen
+class Ran:
+    """What became of one case in each mode."""
+
+    outcomes: dict[tuple[str, Mode], Outcome]
+
+
+def spec_for(case: Case, folder: Path, mode: Mode) -> sandbox.Spec:
+    staged = tuple(
+        sandbox.StagedFile(source=folder / str(number), name=name)
+        for number, name in enumerate(case.files)
+    )
+    for number, data in enumerate(case.files.values()):
+        (folder / str(number)).write_bytes(data)
+    stdin = None
+    if case.stdin is not None:
+        stdin = folder / "stdin"
+        stdin.write_bytes(case.stdin)
+    spec = sandbox.Spec(
+        argv=("python3", *case.argv),
+        env=dict(case.env),
+        files=staged,
+        stdin=stdin,
+        limits=sandbox.Limits(wall_s=_WALL_S, cpus=2.0),
+    )
+    return attrs.evolve(spec, tenant="conformance", warm_python=True) if mode == "warm" else spec
+
+
+async def run_all(wanted: list[tuple[Case, Mode]], top: Path) -> dict[tuple[str, Mode], Outcome]:
+    """Run what was asked for, in one pool; a case's runs follow each other."""
+    outcomes: dict[tuple[str, Mode], Outcome] = {}
+    left = iter(enumerate(wanted))
+
+    async def work(pool: sandbox.Pool) -> None:
+        for number, (case, mode) in left:
+            folder = top / str(number)
+            folder.mkdir()
+            done = await sandbox.run_in(pool, spec_for(case, folder, mode))
+            result = done.result
+            outcomes[case.name, mode] = Outcome(
+                result.reason.value,
+                result.exit_code,
+                result.signal,
+                settled(done.stdout),
+                settled(done.stderr),
+            )
+
+    async with sandbox.open_pool(config_for("cgroup", _SLOTS)) as pool:
+        async with trio.open_nursery() as slots:
+            for _ in range(_SLOTS):
+                slots.start_soon(work, pool)
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, Mode], Outcome]:
+    """The runs that the selected tests need, all made in one pool."""
+    needs_cgroup()
+    wanted = dict.fromkeys(
+        (item.callspec.params["case"], mode)
+        for item in request.session.items
+        if item.parent is request.node and "case" in getattr(item, "fixturenames", ())
+        for mode in ("cold", item.callspec.params["mode"])
+    )
+    return trio.run(run_all, list(wanted), tmp_path_factory.mktemp("cases"))
+
+
+def _rows() -> list[object]:
+    return [
+        pytest.param(case, id=case.name, marks=pytest.mark.slow if case.heavy else ())
+        for case in CASES
+    ]
+
+
+def check(case: Case, mode: Mode, outcomes: dict[tuple[str, Mode], Outcome]) -> None:
+    reference = outcomes[case.name, "cold"]
+    assert reference.exit_code == case.exit_code, reference
+    assert outcomes[case.name, mode] == reference
+
+
+@pytest.mark.parametrize("mode", ["warm"])
+@pytest.mark.parametrize("case", _rows())
+def test_a_warm_start_is_a_cold_start(
+    case: Case, mode: Mode, outcomes: dict[tuple[str, Mode], Outcome]
+) -> None:
+    check(case, mode, outcomes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["cold again"])
+@pytest.mark.parametrize("case", _rows())
+def test_a_cold_start_is_another_cold_start(
+    case: Case, mode: Mode, outcomes: dict[tuple[str, Mode], Outcome]
+) -> None:
+    check(case, mode, outcomes)
