@@ -186,9 +186,9 @@ class Cell:
                     if self._pidfd >= 0:
                         await self.gone.wait()
                     self._hang_up()
-                    await self._spawner.clean(self.slot)
-                    if self.cgroup is not None:
-                        await self.cgroup.remove()
+                    async with self._spawner.cleaning(self.slot):
+                        if self.cgroup is not None:
+                            await self.cgroup.remove()
             except (trio.TooSlowError, TimeoutError) as error:
                 raise SetupFailed(f"a cell could not be cleaned up: {error}") from error
 

@@ -15,6 +15,7 @@ from sandbox.deadlines import Deadline, Deadlines
 from sandbox.describe import describe_in_cell
 from sandbox.errors import BadSpec, SandboxError, SetupFailed
 from sandbox.link import SpawnerLink
+from sandbox.paths import check_paths
 from sandbox.pipes import write_file
 from sandbox.result import Reason, Start, Usage
 from sandbox.run import Run
@@ -74,6 +75,7 @@ class CellRun(Run):
         Raises:
             CellFailed: the cell is of no use; try another, or none.
         """
+        check_paths(self._spec)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as given:
             stdin = self._open_stdin(ours, given)
             stdout, stderr = self._output.open()
@@ -135,6 +137,7 @@ class CellRun(Run):
         try:
             if self._asked and not self._over.is_set():
                 await self._end_by_force()
+            self._feeding.cancel()
             self._output.close()
             if self._cell.cgroup is not None and not self._cell.is_odd:
                 await self._cell.cgroup.end()

@@ -13,9 +13,11 @@ import trio
 from sandbox.cgroups import RunCgroup
 from sandbox.describe import describe
 from sandbox.errors import BadArchive, BadSpec, SandboxError, SetupFailed
+from sandbox.judge import judge_unstarted
 from sandbox.link import SpawnerLink
+from sandbox.paths import check_paths
 from sandbox.pipes import read_all, write_file
-from sandbox.result import Reason, Start, Usage
+from sandbox.result import Reason, Result, Start, Usage
 from sandbox.run import Run
 from sandbox.spec import Spec
 from sandbox.watchdog import Watchdog, Watched
@@ -52,6 +54,9 @@ class ColdRun(Run):
     def _left_behind(self) -> list[int]:
         return []
 
+    def _judge_unstarted(self, text: str, usage: Usage) -> Result | None:
+        return judge_unstarted(text, usage)
+
     async def start(self) -> None:
         """Stage the inputs and start.
 
@@ -59,6 +64,7 @@ class ColdRun(Run):
             BadSpec: an input cannot be used (BadArchive where it is the archive).
             SetupFailed: the sandbox could not be made.
         """
+        check_paths(self._spec)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as given:
             stdin = self._open_stdin(ours, given)
             stdout, stderr = self._output.open()
@@ -90,10 +96,11 @@ class ColdRun(Run):
                 if self._pidfd >= 0:
                     self._end(Reason.STOPPED)
                     await self._over.wait()
+                self._feeding.cancel()
                 self._output.close()
-                await self._link.clean(self._slot)
-                if isinstance(self._limiter, RunCgroup):
-                    await self._limiter.remove()
+                async with self._link.cleaning(self._slot):
+                    if isinstance(self._limiter, RunCgroup):
+                        await self._limiter.remove()
         except (trio.TooSlowError, TimeoutError) as error:
             raise SetupFailed(f"a run could not be cleaned up: {error}") from error
         finally:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sandbox.controllers import OVERHEAD_PIDS
 from sandbox.machine import kernel_version
-from sandbox.python import Python, find_python
+from sandbox.python import SYSTEM_PATH, Python, find_python
 from sandbox.spec import Limits, Spec
 
 _INODE_BYTES = 4096
@@ -23,10 +23,11 @@ def describe(
 ) -> dict[str, Any]:
     """Describe a run. Paths of the host become absolute, and the environment whole."""
     limits = spec.limits
-    python = python or spec.python or find_python()
+    python = python or spec.python or _python_for(spec)
     binds = [(str(bind.source.absolute()), str(bind.target)) for bind in spec.binds]
     if python.prefix is not None:
         binds.append((str(python.prefix), str(python.target)))
+    binds.sort(key=lambda bind: bind[1])  # what lies inside another comes after it
     archive = None
     if spec.archive is not None:
         archive = {
@@ -46,8 +47,8 @@ def describe(
         "without_cgroup": None if with_cgroup else _without_cgroup(limits, overhead_pids),
         "quotas": [
             ("task", limits.scratch_bytes, limits.scratch_inodes),
-            ("tmp", limits.tmp_bytes, _inodes(limits.tmp_bytes)),
-            ("shm", limits.shm_bytes, _inodes(limits.shm_bytes)),
+            ("tmp", limits.tmp_bytes, limits.tmp_inodes or _inodes(limits.tmp_bytes)),
+            ("shm", limits.shm_bytes, limits.shm_inodes or _inodes(limits.shm_bytes)),
         ],
         "files": [
             {"source": str(file.source.absolute()), "name": file.name, "mode": file.mode}
@@ -55,8 +56,10 @@ def describe(
         ],
         "archive": archive,
         "binds": binds,
-        "seccomp": spec.seccomp,
+        "root": None if spec.root is None else str(spec.root),
         "devices": [str(device) for device in spec.devices],
+        "network": spec.network,
+        "seccomp": spec.seccomp,
         "output_dir": spec.output_dir,
     }
 
@@ -74,6 +77,13 @@ def describe_in_cell(
     described["files"] = [(file.name, file.mode) for file in spec.files]
     del described["binds"]
     return described
+
+
+def _python_for(spec: Spec) -> Python:
+    """Another root file system brings its own Python, if any: the host's need not run in it."""
+    if spec.root is None:
+        return find_python()
+    return Python(prefix=None, env=(("PATH", SYSTEM_PATH),))
 
 
 def _without_cgroup(limits: Limits, overhead_pids: int) -> dict[str, int]:

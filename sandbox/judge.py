@@ -15,6 +15,8 @@ _EXIT_CODES = {
     Reason.OUTPUT_LIMIT: 137,
     Reason.STOPPED: 143,
 }
+_NOT_EXECUTED = "bwrap: execvp "
+_MISSING = (": No such file or directory", ": Not a directory")
 # Signals that end no process by default: a shell's 128+n cannot mean one of these.
 _HARMLESS = {
     signal.SIGCHLD,
@@ -74,6 +76,22 @@ def judge(seen: Evidence) -> Result | None:
         signal=number,
         usage=seen.usage,
     )
+
+
+def judge_unstarted(error_text: str, usage: Usage) -> Result | None:
+    """The result of a command that bubblewrap could not execute, or None for another failure.
+
+    The sandbox is whole by then, and what cannot be executed is the task's own fault; a shell says
+    127 where there is no such file and 126 where it cannot be executed.
+
+    Args:
+        error_text: what stderr began with, where bubblewrap reported no exit code.
+        usage: what the run used.
+    """
+    if not error_text.startswith(_NOT_EXECUTED):
+        return None
+    missing = error_text.endswith(_MISSING)
+    return Result(reason=Reason.EXITED, exit_code=127 if missing else 126, signal=None, usage=usage)
 
 
 def _limit(reason: Reason, usage: Usage) -> Result:

@@ -20,7 +20,8 @@ import attrs
 import trio
 
 from sandbox.bubblewrap import Bubblewrap
-from sandbox.errors import BadArchive, BadSpec, Finding, SandboxError, SetupFailed, Unavailable
+from sandbox.errors import BadArchive, BadSpec, SandboxError, SetupFailed, Unavailable
+from sandbox.refusal import explain_refusal
 from sandbox.spawner.datagrams import receive
 
 _MESSAGE_BYTES = 1 << 16
@@ -85,14 +86,27 @@ class SpawnerLink:
         """Kill the spawner, and with it all that it started; `run` returns when it is gone."""
         _kill_all(self._pidfds)
 
-    async def clean(self, slot: int) -> None:
-        """Have a slot's mounts dropped; those of a spawner that is gone went with it.
+    @contextlib.asynccontextmanager
+    async def cleaning(self, slot: int) -> AsyncIterator[None]:
+        """Have a slot's mounts dropped while the body runs; leaving waits until they are.
+
+        Those of a spawner that is gone went with it.
 
         Raises:
             SetupFailed: a mount could not be dropped.
         """
-        if not self._lost:
-            await self.request(self.new_id(), "clean", {"slot": slot}, [])
+        if self._lost:
+            yield
+            return
+        number = self.new_id()
+        awaited = self._expect(number, "clean")
+        try:
+            await self._send(self._encode({"id": number, "op": "clean", "slot": slot}), [])
+            yield
+            await awaited.arrived.wait()
+        finally:
+            self._awaited.pop((number, "clean"), None)
+        self._granted(awaited)
 
     def new_id(self) -> int:
         """An id for one process to be started."""
@@ -106,9 +120,8 @@ class SpawnerLink:
             SetupFailed: the spawner refused it, or is gone.
         """
         awaited = self._expect(number, op)
-        data = self._encode({"id": number, "op": op, **fields})
         try:
-            await self._send(data, fds)
+            await self._send(self._encode({"id": number, "op": op, **fields}), fds)
             await awaited.arrived.wait()
         except BaseException:
             if awaited.answer is not None:
@@ -117,6 +130,9 @@ class SpawnerLink:
             raise
         finally:
             self._awaited.pop((number, op), None)
+        return self._granted(awaited)
+
+    def _granted(self, awaited: _Awaited) -> Answer:
         answer = self._received(awaited)
         if "error" in answer.fields:
             text, kind = answer.fields["error"], answer.fields.get("kind")
@@ -317,34 +333,3 @@ def _kill_all(pidfds: list[int]) -> None:
     for pidfd in pidfds:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-
-
-_SETTINGS = (
-    (
-        Path("/proc/sys/kernel/unprivileged_userns_clone"),
-        "0",
-        "sysctl kernel.unprivileged_userns_clone=1",
-    ),
-    (
-        Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
-        "1",
-        "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or give this Python an AppArmor "
-        "profile that allows userns",
-    ),
-    (Path("/proc/sys/user/max_user_namespaces"), "0", "sysctl user.max_user_namespaces=10000"),
-)
-
-
-def explain_refusal(step: str, error: str) -> Finding:
-    """The finding for namespaces or mounts that the kernel refused, with what usually mends it."""
-    for path, bad, remedy in _SETTINGS:
-        with contextlib.suppress(OSError):
-            if path.read_text(encoding="ascii").strip() == bad:
-                return Finding(name=step, ok=False, detail=error, remedy=f"as root: {remedy}")
-    return Finding(
-        name=step,
-        ok=False,
-        detail=error,
-        remedy="run where user, mount and pid namespaces may be made (in a container: "
-        "--privileged, or a seccomp profile that allows unshare, mount and pivot_root)",
-    )

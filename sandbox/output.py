@@ -16,7 +16,7 @@ import trio
 from sandbox.result import Chunk, Stream
 
 _CHUNK_BYTES = 1 << 16
-_HEAD_BYTES = 2048
+_HEAD_BYTES = 8192  # an error of bubblewrap holds the path that it is about
 
 
 class Output:

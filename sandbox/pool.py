@@ -26,6 +26,7 @@ from sandbox.launcher.warm import can_start
 from sandbox.link import SpawnerLink, open_link
 from sandbox.machine import require_bubblewrap
 from sandbox.python import find_python
+from sandbox.refusal import explain_refusal
 from sandbox.result import Chunk, CompletedRun, Stream
 from sandbox.run import Run
 from sandbox.spec import Limits, Spec
@@ -297,19 +298,19 @@ async def _try_out(pool: Pool) -> None:
     try:
         done = await run_in(pool, spec)
     except SetupFailed as error:
-        raise Unavailable((_not_whole(str(error)),)) from error
+        raise Unavailable((explain_refusal("isolation", str(error)),)) from error
     if done.result.exit_code != 0:
-        text = done.stderr.decode(errors="replace").strip()
-        raise Unavailable((_not_whole(f"the trial run failed: {text or done.result.reason}"),))
-
-
-def _not_whole(detail: str) -> Finding:
-    return Finding(
-        name="isolation",
-        ok=False,
-        detail=detail,
-        remedy="see `python -m sandbox doctor` for what this machine lacks",
-    )
+        text = done.stderr.decode(errors="replace").strip() or done.result.reason
+        raise Unavailable(
+            (
+                Finding(
+                    name="isolation",
+                    ok=False,
+                    detail=f"a run did not see itself confined: {' '.join(text.split())}",
+                    remedy="report this as a bug, with what `python -m sandbox probe` says",
+                ),
+            )
+        )
 
 
 async def run_in(pool: Pool, spec: Spec) -> CompletedRun:

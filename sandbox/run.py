@@ -12,7 +12,7 @@ from typing import BinaryIO
 import trio
 
 from sandbox.collecting import collect
-from sandbox.errors import BadSpec, SandboxError, SetupFailed
+from sandbox.errors import SandboxError, SetupFailed
 from sandbox.judge import Evidence, judge
 from sandbox.link import SpawnerLink
 from sandbox.output import Output
@@ -37,6 +37,7 @@ class Run(abc.ABC):
         self._exit_code: int | None = None
         self._refusal: SandboxError | None = None
         self._result: Result | None = None
+        self._feeding = trio.CancelScope(shield=True)
         self._over = trio.Event()
         self._started_at_s = 0.0
 
@@ -121,6 +122,10 @@ class Run(abc.ABC):
 
     # What the kinds of runs share.
 
+    def _judge_unstarted(self, text: str, usage: Usage) -> Result | None:
+        """The result of a command that could not be executed, where only `text` tells of that."""
+        return None
+
     @abc.abstractmethod
     def _kill(self) -> None:
         """Kill everything of the run that there is by now."""
@@ -130,20 +135,22 @@ class Run(abc.ABC):
         """Descriptors that lead to what the run left, where its slot's mounts do not."""
 
     def _open_stdin(self, ours: contextlib.ExitStack, given: contextlib.ExitStack) -> int:
-        """What the task reads: /dev/null, or a pipe that is fed from the file.
+        """What the task reads: /dev/null, or a pipe that is fed from the source.
 
-        Never the file itself: /proc/self/fd/0 would name it, and open it for writing.
+        Never the source itself: /proc/self/fd/0 would name it, and open it for writing.
         """
         if self._spec.stdin is None:
             null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
             given.callback(os.close, null)
             return null
-        if not self._spec.stdin.is_file():
-            raise BadSpec(f"cannot read {self._spec.stdin}: it is not a file")
+        source = self._spec.stdin
         reader, writer = os.pipe2(os.O_CLOEXEC)
         given.callback(os.close, reader)
         os.set_blocking(writer, False)
-        self._nursery.start_soon(_feed, self._spec.stdin, writer)
+        if isinstance(source, Path):
+            self._nursery.start_soon(_feed, source, writer)
+        else:
+            self._nursery.start_soon(_pass_on, source, writer, self._feeding)
         return reader
 
     def _end(self, reason: Reason) -> None:
@@ -169,7 +176,9 @@ class Run(abc.ABC):
             self._refusal = None
         else:
             text = self._output.first_error_text() or "bubblewrap ended without a word"
-            self._refusal = SetupFailed(f"the sandbox could not be made: {text}")
+            self._result = self._judge_unstarted(text, usage)
+            if self._result is None:
+                self._refusal = SetupFailed(f"the sandbox could not be made: {text}")
 
 
 async def _feed(source: Path, writer: int) -> None:
@@ -180,6 +189,22 @@ async def _feed(source: Path, writer: int) -> None:
             while data := file.read(_STDIN_BYTES):
                 await write_all(writer, data)
     except BrokenPipeError:
+        return
+    finally:
+        os.close(writer)
+
+
+async def _pass_on(source: int, writer: int, scope: trio.CancelScope) -> None:
+    """Feed a task's stdin from a descriptor, until either end is gone or the run is over."""
+    try:
+        with scope:
+            # In a thread: what the descriptor leads to is shared with others, who count on it to
+            # block. It may outlive the run, in a last read that nobody waits for.
+            while data := await trio.to_thread.run_sync(
+                os.read, source, _STDIN_BYTES, abandon_on_cancel=True
+            ):
+                await write_all(writer, data)
+    except OSError:
         return
     finally:
         os.close(writer)

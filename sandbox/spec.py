@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -30,6 +31,11 @@ _RESERVED = frozenset(
 def _positive(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
     if not value > 0:
         raise BadSpec(f"{attribute.name} must be positive, not {value}")
+
+
+def _finite(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not math.isfinite(value):
+        raise BadSpec(f"{attribute.name} must be a finite number, not {value}")
 
 
 def _at_least(least: int) -> Any:  # noqa: ANN401 (the type of an attrs validator)
@@ -74,7 +80,7 @@ class Limits:
         default=None, validator=attrs.validators.optional(_at_least(16))
     )
     pids: int = attrs.field(default=256, validator=_at_least(8))
-    cpus: float = attrs.field(default=1.0, validator=_positive)
+    cpus: float = attrs.field(default=1.0, validator=[_positive, _finite])
     wall_s: float = attrs.field(default=3600.0, validator=_positive)
     cpu_s: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
     output_bytes: int = attrs.field(default=64 * _MIB, validator=_at_least(0))
@@ -175,7 +181,8 @@ class Spec:
         argv: the command; its first word is looked up on PATH.
         env: the task's variables. PATH, HOME and LANG are added where they are not given; nothing
             else is, and nothing is inherited.
-        stdin: a file of the host whose bytes the task reads; None for /dev/null.
+        stdin: what the task reads: a file of the host, or an open descriptor (a pipe, a socket, a
+            terminal), which is read as far ahead as a pipe holds; None for /dev/null.
         python: the interpreter found as python3; None for `find_python()`.
         output_dir: a folder of /task that is made before the start; what lies in it afterwards is
             what `Run.collect` writes.
@@ -202,7 +209,7 @@ class Spec:
     limits: Limits = attrs.field(factory=Limits)
     files: tuple[StagedFile, ...] = ()
     archive: Archive | None = None
-    stdin: Path | None = None
+    stdin: Path | int | None = None
     binds: tuple[ReadOnlyBind, ...] = ()
     network: Literal["none", "loopback", "full"] = "loopback"
     seccomp: Literal["deny-list", "allow-list"] = "deny-list"

@@ -28,13 +28,13 @@ class CannotExecute(Exception):
 
     Attributes:
         exit_code: 127 or 126.
-        text: the line that a shell would write on stderr.
+        text: the line for stderr, which is the one that bubblewrap writes for a run of its own.
     """
 
     def __init__(self, exit_code: int, name: str, why: str) -> None:
         super().__init__(why)
         self.exit_code = exit_code
-        self.text = f"sh: 1: exec: {name}: {why}\n"
+        self.text = f"bwrap: execvp {name}: {why}\n"
 
 
 def spawn(argv: list[str], env: dict[str, str], streams: tuple[int, int, int]) -> int:
@@ -50,7 +50,7 @@ def spawn(argv: list[str], env: dict[str, str], streams: tuple[int, int, int]) -
     except PermissionError:
         raise CannotExecute(NOT_EXECUTABLE, argv[0], "Permission denied") from None
     except FileNotFoundError:  # the interpreter that its first line names
-        raise CannotExecute(NOT_FOUND, argv[0], "not found") from None
+        raise CannotExecute(NOT_FOUND, argv[0], "No such file or directory") from None
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise
@@ -72,7 +72,7 @@ def execute(argv: list[str], env: dict[str, str]) -> NoReturn:
     except PermissionError:
         raise CannotExecute(NOT_EXECUTABLE, argv[0], "Permission denied") from None
     except FileNotFoundError:
-        raise CannotExecute(NOT_FOUND, argv[0], "not found") from None
+        raise CannotExecute(NOT_FOUND, argv[0], "No such file or directory") from None
 
 
 def _spawn(path: str, argv: list[str], env: dict[str, str], streams: tuple[int, int, int]) -> int:
@@ -101,4 +101,4 @@ def _find(name: str, path: str) -> str:
         denied = denied or stat.S_ISREG(mode)
     if denied:
         raise CannotExecute(NOT_EXECUTABLE, name, "Permission denied")
-    raise CannotExecute(NOT_FOUND, name, "not found")
+    raise CannotExecute(NOT_FOUND, name, "No such file or directory")

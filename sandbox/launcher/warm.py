@@ -15,7 +15,7 @@ the warm interpreter's objects as frozen (`gc.get_freeze_count()`), /proc/self/c
 """
 
 # Runs before every task: plain strings and descriptors throughout, pathlib would slow the start.
-# ruff: noqa: PTH100, PTH109, PTH110, PTH112, PTH113, PTH118, PTH120
+# ruff: noqa: PTH100, PTH109, PTH112, PTH113, PTH118, PTH120
 
 from __future__ import annotations
 
@@ -50,10 +50,55 @@ _USUAL_PATHS = ("/usr/bin:/bin", "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin")
 _GC_FLAG = 1 << 14  # Py_TPFLAGS_HAVE_GC
 # Extension modules whose objects do nothing that matters when a process ends under them.
 _QUIET_EXTENSIONS = frozenset(
-    "_asyncio _bisect _blake2 _bz2 _contextvars _crypt _csv _datetime _decimal _elementtree _hashlib"
-    " _heapq _json _lsprof _lzma _md5 _opcode _pickle _posixsubprocess _queue _random _sha1 _sha2"
-    " _sha256 _sha3 _sha512 _socket _ssl _statistics _struct _typing _uuid _zoneinfo array audioop"
-    " binascii cmath fcntl grp math mmap pyexpat resource select termios unicodedata zlib".split()
+    [
+        "_asyncio",
+        "_bisect",
+        "_blake2",
+        "_bz2",
+        "_contextvars",
+        "_crypt",
+        "_csv",
+        "_datetime",
+        "_decimal",
+        "_elementtree",
+        "_hashlib",
+        "_heapq",
+        "_json",
+        "_lsprof",
+        "_lzma",
+        "_md5",
+        "_opcode",
+        "_pickle",
+        "_posixsubprocess",
+        "_queue",
+        "_random",
+        "_sha1",
+        "_sha2",
+        "_sha256",
+        "_sha3",
+        "_sha512",
+        "_socket",
+        "_ssl",
+        "_statistics",
+        "_struct",
+        "_typing",
+        "_uuid",
+        "_zoneinfo",
+        "array",
+        "audioop",
+        "binascii",
+        "cmath",
+        "fcntl",
+        "grp",
+        "math",
+        "mmap",
+        "pyexpat",
+        "resource",
+        "select",
+        "termios",
+        "unicodedata",
+        "zlib",
+    ]
 )
 _MAIN_NAMES = (
     "__name__", "__doc__", "__package__", "__loader__", "__spec__", "__annotations__", "__builtins__"
@@ -109,9 +154,7 @@ def can_start(argv: Sequence[str], env: Mapping[str, str], interpreter: str) -> 
         return False
     if env.get("LANG") != _LOCALE:
         return False
-    return not any(
-        name.startswith(_READ_AT_START) and name not in _VARIABLES for name in env
-    )
+    return not any(name.startswith(_READ_AT_START) and name not in _VARIABLES for name in env)
 
 
 def preload() -> Warm:
@@ -212,7 +255,10 @@ class Warm:
         data.clear()
         self._clearenv()
         for name, value in env.items():
-            word, text = name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")
+            word, text = (
+                name.encode("utf-8", "surrogateescape"),
+                value.encode("utf-8", "surrogateescape"),
+            )
             os.putenv(word, text)
             data[word] = text
         if "TZ" in env:

@@ -7,7 +7,9 @@ reason, the kernel kills all of it and drops every mount.
 Modules, in the order of one run:
 
 - `__main__` makes the namespaces; `serve` answers the pool's messages;
-- `house` lays out the private file tree: bubblewrap, /etc for tasks, the slots' tmpfs;
+- `house` lays out the private file tree and mounts what each slot's run sees; `root` makes those
+  trees, with the `etc` that they hold, and `mounts` shows the host's files without their paths;
+- `spare` makes namespaces ahead of time;
 - `child` is the process that becomes the sandbox: it joins the cgroup, gives up every privilege,
   has `stage` (with `archive`) put the inputs in place, and executes bubblewrap with the command
   line of `bwrap` and the filter of `seccomp` (assembled by `bpf`, numbers from `syscalls`);

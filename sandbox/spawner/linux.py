@@ -13,9 +13,11 @@ import struct
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x00001000
 CLONE_INTO_CGROUP = 0x200000000
 
@@ -23,15 +25,20 @@ MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
 MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_NOATIME = 1024
+MS_NODIRATIME = 2048
 MS_BIND = 4096
 MS_REC = 16384
 MS_SLAVE = 1 << 19
+MS_RELATIME = 1 << 21
 MNT_DETACH = 2
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
 
 _MAX_INOTIFY = "/proc/sys/user/max_inotify_instances"
 
@@ -42,6 +49,7 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 
 _SYS_CLONE3 = 435
+_SYS_CLOSE_RANGE = 436
 _SYS_OPENAT2 = 437
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -53,6 +61,20 @@ _INSTRUCTION_BYTES = 8
 # PyDLL keeps the GIL: a child that clone3 made must not wait for a lock that its parent held.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+
+# All that clone3 needs is made ready once: whatever a new process touches costs it a page.
+_CLONE_ARGS = struct.Struct("=11Q")
+_clone_args = ctypes.create_string_buffer(_CLONE_ARGS.size)
+_clone_pidfd = ctypes.c_int(-1)
+_clone3 = ctypes.PyDLL(None, use_errno=True).syscall
+_clone3.argtypes = (ctypes.c_long, ctypes.c_void_p, ctypes.c_size_t)
+_clone3.restype = ctypes.c_long
+_before_fork = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_in_child = ctypes.pythonapi.PyOS_AfterFork_Child
+_after_fork_in_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
+for _hook in (_before_fork, _after_fork_in_child, _after_fork_in_parent):
+    _hook.argtypes = ()
+    _hook.restype = None
 
 
 def _check(value: int, what: str) -> int:
@@ -69,6 +91,11 @@ def _syscall(number: int, *args: object, what: str) -> int:
 def unshare(flags: int) -> None:
     """Give the calling process new namespaces (unshare(2))."""
     _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def setns(descriptor: int) -> None:
+    """Move the calling process into the namespace that a descriptor stands for (setns(2))."""
+    _check(_libc.setns(ctypes.c_int(descriptor), ctypes.c_int(0)), "setns")
 
 
 def mount(source: str, target: str, fstype: str | None, flags: int, data: str = "") -> None:
@@ -157,6 +184,17 @@ class Filter:
         )
 
 
+def close_from(first: int) -> None:
+    """Close every descriptor from `first` on (close_range(2), Linux 5.9)."""
+    _syscall(
+        _SYS_CLOSE_RANGE,
+        ctypes.c_uint(first),
+        ctypes.c_uint(0xFFFFFFFF),
+        ctypes.c_uint(0),
+        what="close_range",
+    )
+
+
 def openat2(folder: int, path: str, flags: int, resolve: int) -> int:
     """Open `path` below the folder descriptor under the given RESOLVE_ restrictions."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, resolve)
@@ -180,13 +218,13 @@ def clone(flags: int, cgroup: int | None = None) -> tuple[int, int]:
     Returns:
         (pid, pidfd) in the parent, (0, -1) in the child.
     """
-    pidfd = ctypes.c_int(-1)
     if cgroup is not None:
         flags |= CLONE_INTO_CGROUP
-    args = struct.pack(
-        "=11Q",
+    _CLONE_ARGS.pack_into(
+        _clone_args,
+        0,
         flags | CLONE_PIDFD,
-        ctypes.addressof(pidfd),
+        ctypes.addressof(_clone_pidfd),
         0,
         0,
         17,  # SIGCHLD
@@ -197,14 +235,13 @@ def clone(flags: int, cgroup: int | None = None) -> tuple[int, int]:
         0,
         cgroup if cgroup is not None else 0,
     )
-    ctypes.pythonapi.PyOS_BeforeFork()
-    pid = int(_libc.syscall(ctypes.c_long(_SYS_CLONE3), args, ctypes.c_size_t(len(args))))
+    _before_fork()
+    pid = int(_clone3(_SYS_CLONE3, ctypes.addressof(_clone_args), _CLONE_ARGS.size))
     if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
+        _after_fork_in_child()
         return 0, -1
     number = ctypes.get_errno()
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    _after_fork_in_parent()
     if pid < 0:
         raise OSError(number, f"clone3: {os.strerror(number)}")
-    os.set_inheritable(pidfd.value, False)
-    return pid, pidfd.value
+    return pid, _clone_pidfd.value  # close-on-exec from birth

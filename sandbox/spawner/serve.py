@@ -5,18 +5,18 @@ them. What is long (a run's description) comes in a memory file. The loop never 
 mounting and forking are all that it does itself.
 """
 
-# Descriptors and plain strings throughout; pathlib would slow the start.
-
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
-import platform
 import select
+import signal
 import socket
 from typing import Any
 
-from sandbox.spawner import cell, child, collect, house, linux, seccomp
+from sandbox.spawner import cell, child, collect, house, linux, root, seccomp, spare
 from sandbox.spawner.datagrams import receive
 
 _MESSAGE_BYTES = 1 << 16
@@ -30,16 +30,21 @@ class Spawner:
         self._link = link
         self._as_root: bool = config["as_root"]
         self._bwrap_path = bwrap_path
-        self._package = config["package"]
-        self._filters = {
-            mode: seccomp.build_filter(platform.machine(), mode=mode) for mode in seccomp.MODES
-        }
+        self._package: str = config["package"]
+        self._filters: dict[tuple[str, str], bytes] = {}
+        self._spare = spare.open_spare() if self._as_root else None
         self._children: dict[int, tuple[int, int]] = {}  # pidfd: (pid, id)
         self._poll = select.poll()
         self._poll.register(link, select.POLLIN)
 
     def serve(self) -> None:
         """Answer messages and reap children until the pool closes its end."""
+        # What every child is to begin with. This process, pid 1 of its namespace, they do not end.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        # What is here by now stays: a collection would write to all of it, page by page, and so
+        # would one in a new process, which has better things to do.
+        gc.freeze()
         while True:
             for descriptor, _ in self._poll.poll():
                 if descriptor != self._link.fileno():
@@ -69,6 +74,9 @@ class Spawner:
             for descriptor in descriptors:
                 os.close(descriptor)
         self._send(answer, pidfd)
+        if self._spare is not None:
+            with contextlib.suppress(OSError):  # then bubblewrap makes all namespaces
+                self._spare.refill()
         return True
 
     def _send(self, answer: dict[str, Any], pidfd: int = -1) -> None:
@@ -80,54 +88,72 @@ class Spawner:
 
     def _start(self, message: dict[str, Any], descriptors: list[int]) -> int:
         body, report, stdin, stdout, stderr, *cgroups = descriptors
-        with os.fdopen(body, "rb", closefd=False) as file:
-            start = json.load(file)
+        start = json.loads(os.pread(body, os.fstat(body).st_size, 0))
         uid, slot = message["uid"], message["slot"]
-        quotas = {name: (size, inodes) for name, size, inodes in start["quotas"]}
-        sources = [os.path.realpath(source) for source, _ in start["binds"]]
-        house.mount_slot(slot, uid, quotas, sources)
+        house.mount_slot(slot, uid, _quotas(start), _view(start))
         into = cgroups.pop(0) if message["into_cgroup"] else None
+        program = self._filter(start["seccomp"], "unix" if start["network"] == "none" else "inet")
+        namespaces = self._spare.take() if self._spare and start["network"] != "full" else []
+        descriptors += namespaces  # closed with the others
+        place = child.Place(
+            bwrap_path=self._bwrap_path,
+            as_root=self._as_root,
+            uid=uid,
+            report=report,
+            streams=(stdin, stdout, stderr),
+            joins=cgroups,
+            namespaces=namespaces,
+        )
+        top = house.slot_path(slot)
+        options = child.memory_file("options", child.options(start, place, top))
+        descriptors.append(options)
+        filter_file = child.memory_file("filter", program)
+        descriptors.append(filter_file)
         pid, pidfd = linux.clone(linux.CLONE_NEWPID, into)
         if pid == 0:
+            gc.disable()
             child.become_sandbox(
-                start,
-                bwrap_path=self._bwrap_path,
-                filter_program=self._filters[start["seccomp"]],
-                as_root=self._as_root,
-                slot=slot,
-                uid=uid,
-                report=report,
-                streams=(stdin, stdout, stderr),
-                joins=cgroups,
+                start, place, options=options, filter_program=filter_file, root=top
             )
         return self._watch(pid, pidfd, message["id"])
 
     def _start_cell(self, message: dict[str, Any], descriptors: list[int]) -> int:
         report, link, *cgroups = descriptors
-        slot, uid = message["slot"], message["uid"]
+        uid, slot = message["uid"], message["slot"]
+        binds = tuple((os.path.realpath(source), place) for source, place in message["binds"])
+        full = message["network"] == "full"
         cell.install_launcher(self._package)
-        sources = [os.path.realpath(source) for source, _ in message["binds"]]
-        house.mount_slot(slot, uid, {}, sources)
+        house.mount_slot(slot, uid, {}, root.View(binds=binds, host_network=full))
+        cell.show_launcher(house.slot_path(slot))
         into = cgroups.pop(0) if message["into_cgroup"] else None
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        descriptors.append(null)
         pid, pidfd = linux.clone(linux.CLONE_NEWPID, into)
         if pid == 0:
-            cell.become_cell(
-                message,
+            place = child.Place(
                 bwrap_path=self._bwrap_path,
                 as_root=self._as_root,
-                slot=slot,
                 uid=uid,
                 report=report,
-                link=link,
-                keep_cgroup_ns=message["keep_cgroup_ns"],
+                streams=(null, null, null),
                 joins=cgroups,
+                namespaces=[],
             )
+            cell.become_cell(message, place, root=house.slot_path(slot), link=link)
         return self._watch(pid, pidfd, message["id"])
+
+    def _filter(self, mode: seccomp.Mode, families: seccomp.Families) -> bytes:
+        """The filter of one kind, assembled once."""
+        program = self._filters.get((mode, families))
+        if program is None:
+            program = seccomp.build_filter(os.uname().machine, mode=mode, families=families)
+            self._filters[mode, families] = program
+        return program
 
     def _collect(self, message: dict[str, Any], descriptors: list[int]) -> int:
         report, destination, *kept = descriptors
         # What ran in a cell left its folder behind as a descriptor, what ran alone as a mount.
-        folder = f"/proc/self/fd/{kept[0]}" if kept else house.slot_path(message["slot"]) + "/task"
+        folder = f"/proc/self/fd/{kept[0]}" if kept else house.task_path(message["slot"])
         pid, pidfd = linux.clone(0)
         if pid == 0:
             collect.collect_and_exit(
@@ -160,3 +186,16 @@ class Spawner:
                 "memory_peak_bytes": usage.ru_maxrss * 1024,
             }
         )
+
+
+def _quotas(start: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    return {name: (size_bytes, inodes) for name, size_bytes, inodes in start["quotas"]}
+
+
+def _view(start: dict[str, Any]) -> root.View:
+    return root.View(
+        root=None if start["root"] is None else os.path.realpath(start["root"]),
+        binds=tuple((os.path.realpath(source), place) for source, place in start["binds"]),
+        devices=tuple(start["devices"]),
+        host_network=start["network"] == "full",
+    )

@@ -135,3 +135,9 @@ def describe(error: OSError, what: str) -> str:
     if error.errno == errno.EEXIST:
         return f"{what}: that name is taken already"
     return f"{what}: {error.strerror or error}"
+
+
+def is_control(character: str) -> bool:
+    """Whether a name that holds it could end a line or command a terminal."""
+    code = ord(character)
+    return code < 32 or 127 <= code < 160 or code in (0x2028, 0x2029)

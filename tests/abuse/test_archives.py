@@ -17,7 +17,6 @@ from collections.abc import Iterable
 import pytest
 
 import sandbox
-from sandbox import Reason
 from tests.abuse.arena import Arena, Seen, case, limits
 
 _Member = tuple[tarfile.TarInfo, bytes]
@@ -248,25 +247,20 @@ async def test_a_tar_with_a_header_of_gigabytes_is_refused(arena: Arena) -> None
     header.size = 7 << 30
     archive = header.tobuf(tarfile.USTAR_FORMAT) + b"x" * (1 << 20)
     packed = archive + bytes(300 << 20)
-    await _refused(arena, archive, "damaged|more than|cannot|memory")
-    # One that delivers is read within the task's own memory, and no further.
-    source = arena.host_file(gzip.compress(packed, 1))
-    spec = arena.shell_spec("echo ran", archive=sandbox.Archive(source=source))
-    seen = await _run_unless_refused(arena, spec, "memory")
-    if seen is not None:
-        assert seen.ended == (Reason.OUT_OF_MEMORY, 137)
-        assert seen.stdout == b""
+    await _refused(arena, archive, "a header of 7516192768 bytes")
+    # Nor is one that delivers.
+    await _refused(arena, gzip.compress(packed, 1), "a header of 7516192768 bytes")
 
 
 @case(106)
-async def test_a_sparse_member_counts_as_long_as_it_says(arena: Arena) -> None:
+async def test_a_sparse_member_is_refused(arena: Arena) -> None:
     block = bytearray(_member("sparse", b"S").tobuf(tarfile.GNU_FORMAT))
     block[386:398] = b"%011o\0" % 0
     block[398:410] = b"%011o\0" % 0
     block[483:495] = b"%011o\0" % (1 << 32)
     block[148:156] = b" " * 8
     block[148:156] = b"%06o\0 " % sum(block[:512])
-    await _refused(arena, bytes(block) + bytes(1024), "more than|too small|damaged|cannot|empty")
+    await _refused(arena, bytes(block) + bytes(1024), "a sparse file")
 
 
 @case(107)

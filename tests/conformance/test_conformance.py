@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -63,7 +59,11 @@ async def run_all(wanted: list[tuple[Case, Mode]], top: Path) -> dict[tuple[str,
             done = await sandbox.run_in(pool, spec_for(case, folder, mode))
             result = done.result
             outcomes[case.name, mode] = Outcome(
-                result.reason.value, result.exit_code, result.signal, settled(done.stdout), settled(done.stderr)
+                result.reason.value,
+                result.exit_code,
+                result.signal,
+                settled(done.stdout),
+                settled(done.stderr),
             )
 
     async with sandbox.open_pool(config_for("cgroup", _SLOTS)) as pool:
@@ -89,7 +89,10 @@ def outcomes(
 
 
 def _rows() -> list[object]:
-    return [pytest.param(case, id=case.name, marks=pytest.mark.slow if case.heavy else ()) for case in CASES]
+    return [
+        pytest.param(case, id=case.name, marks=pytest.mark.slow if case.heavy else ())
+        for case in CASES
+    ]
 
 
 def check(case: Case, mode: Mode, outcomes: dict[tuple[str, Mode], Outcome]) -> None:
@@ -100,12 +103,16 @@ def check(case: Case, mode: Mode, outcomes: dict[tuple[str, Mode], Outcome]) -> 
 
 @pytest.mark.parametrize("mode", ["warm"])
 @pytest.mark.parametrize("case", _rows())
-def test_a_warm_start_is_a_cold_start(case: Case, mode: Mode, outcomes: dict[tuple[str, Mode], Outcome]) -> None:
+def test_a_warm_start_is_a_cold_start(
+    case: Case, mode: Mode, outcomes: dict[tuple[str, Mode], Outcome]
+) -> None:
     check(case, mode, outcomes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["cold again"])
 @pytest.mark.parametrize("case", _rows())
-def test_a_cold_start_is_another_cold_start(case: Case, mode: Mode, outcomes: dict[tuple[str, Mode], Outcome]) -> None:
+def test_a_cold_start_is_another_cold_start(
+    case: Case, mode: Mode, outcomes: dict[tuple[str, Mode], Outcome]
+) -> None:
     check(case, mode, outcomes)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -42,10 +41,14 @@ def laid_out(case: Case, folder: Path) -> Path:
 
 def outcome(code: int, done: subprocess.CompletedProcess[bytes]) -> Outcome:
     signal = -code if code < 0 else None
-    return Outcome("", 128 - code if code < 0 else code, signal, settled(done.stdout), settled(done.stderr))
+    return Outcome(
+        "", 128 - code if code < 0 else code, signal, settled(done.stdout), settled(done.stderr)
+    )
 
 
-def run(argv: list[str], case: Case, folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+def run(
+    argv: list[str], case: Case, folder: Path, env: dict[str, str]
+) -> subprocess.CompletedProcess[bytes]:
     words = {"stdin": subprocess.DEVNULL} if case.stdin is None else {"input": case.stdin}
     return subprocess.run(argv, cwd=folder, env=env, capture_output=True, timeout=WALL_S, **words)  # type: ignore[call-overload,no-any-return]
 
@@ -70,7 +73,9 @@ def run_warm(case: Case, folder: Path, report: Path) -> Outcome | None:
     return None if code == 99 else outcome(code, done)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.lone], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if not case.lone], ids=lambda case: case.name
+)
 def test_a_fork_of_a_warm_interpreter_is_a_fresh_one(case: Case, tmp_path: Path) -> None:
     folder = tmp_path / "task"
     warm_outcome = run_warm(case, folder, tmp_path / "report")

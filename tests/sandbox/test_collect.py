@@ -10,8 +10,10 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import trio
 
 import sandbox
+from sandbox.spawner.collect import collect_and_exit
 from tests.sandbox.conftest import limits, python, shell
 
 
@@ -122,6 +124,8 @@ os.mkfifo("pipe")
 socket.socket(socket.AF_UNIX).bind("socket")
 open(b"not-\xff-utf8", "w").close()
 open("new\nline", "w").close()
+open("line\u2028separator", "w").close()
+open("terminal\x9bcommand", "w").close()
 open("kept", "w").write("kept")
 os.link("kept", "twin")
 """
@@ -134,6 +138,8 @@ os.link("kept", "twin")
         "socket",
         "not-\\udcff-utf8",
         "new\\nline",
+        "line\\u2028separator",
+        "terminal\\x9bcommand",
     }
 
 
@@ -154,6 +160,104 @@ async def test_a_sparse_file_counts_whole(any_pool: sandbox.Pool) -> None:
     assert (collected.bytes, found["sparse"][1]) == (10 << 20, bytes(10 << 20))
     with pytest.raises(sandbox.CollectFailed, match="larger than 10485759 bytes"):
         await _collect(any_pool, spec, max_bytes=(10 << 20) - 1)
+
+
+async def test_a_terabyte_that_occupies_nothing_is_refused_before_a_byte_is_written(
+    any_pool: sandbox.Pool,
+) -> None:
+    spec = shell(
+        "echo x >output/a; truncate -s 1T output/b; ls -s output/b",
+        limits=limits(file_bytes=2 << 40),
+    )
+    target = io.BytesIO()
+    async with any_pool.open_run(spec) as run:
+        with trio.fail_after(30), pytest.raises(sandbox.CollectFailed, match="larger than 1073"):
+            await run.collect(target, max_bytes=1 << 30, max_files=10)
+        assert [chunk.data async for chunk in run.chunks()] == [b"0 output/b\n"]
+    assert len(target.getvalue()) < 4096
+
+
+async def test_each_name_of_a_file_counts(any_pool: sandbox.Pool) -> None:
+    source = """
+import os
+with open("/task/output/file", "wb") as file:
+    file.truncate(1 << 20)
+for number in range(50):
+    os.link("/task/output/file", f"/task/output/{number}")
+"""
+    with pytest.raises(sandbox.CollectFailed, match="larger than 10485760 bytes"):
+        await _collect(any_pool, python(source), max_bytes=10 << 20)
+    collected, _ = await _collect(any_pool, python(source), max_bytes=51 << 20)
+    assert collected.files == 51
+
+
+async def test_many_names_that_are_no_files_count_too(any_pool: sandbox.Pool) -> None:
+    source = """
+import os
+for number in range(3000):
+    os.symlink("x", f"/task/output/{number}")
+"""
+    with pytest.raises(sandbox.CollectFailed, match="more than 10 files"):
+        await _collect(any_pool, python(source), max_files=10)
+
+
+async def test_nothing_runs_any_more_when_collecting_begins(any_pool: sandbox.Pool) -> None:
+    source = """
+import os, sys
+for _ in range(20):
+    if os.fork() == 0:
+        os.setsid()
+        while True:
+            for name in ("a", "b"):
+                open(f"/task/output/{name}", "ab").write(b"x" * 1000)
+                try:
+                    os.symlink("/etc", "/task/output/new")
+                    os.rename("/task/output/new", "/task/output/a")
+                    os.unlink("/task/output/a")
+                except OSError:
+                    pass
+"""
+    for _ in range(5):
+        collected, found = await _collect(any_pool, python(source))
+        assert set(found) <= {"a", "b"}
+        assert set(collected.skipped) <= {"a", "new"}
+        assert collected.bytes == sum(len(data) for _, data in found.values())
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_reported(tmp_path: Path) -> None:
+    """With the machine's own network a task can hand a file to an accomplice elsewhere."""
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output/file").write_bytes(bytes(8 << 20))
+    reader, writer = os.pipe()
+    report, report_writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        collect_and_exit(str(tmp_path), "output", [], writer, report_writer, 1 << 30, 10)
+    os.close(writer)
+    os.close(report_writer)
+    os.read(reader, 1024)  # the header is written, and the pipe is full
+    os.truncate(tmp_path / "output/file", 10)
+    with os.fdopen(reader, "rb") as rest:
+        rest.read()
+    os.waitpid(pid, 0)
+    with os.fdopen(report, "rb") as told:
+        assert b"became shorter while it was read" in told.read()
+
+
+def test_our_own_lack_of_descriptors_loses_nothing_silently(tmp_path: Path) -> None:
+    (tmp_path / "output" / "/".join("d" * 120)).mkdir(parents=True)
+    writer = os.open("/dev/null", os.O_WRONLY)
+    report, report_writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(report)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+        collect_and_exit(str(tmp_path), "output", [], writer, report_writer, 1 << 30, 999)
+    os.close(report_writer)
+    with os.fdopen(report, "rb") as told:
+        assert b"Too many open files" in told.read()
+    os.waitpid(pid, 0)
+    os.close(writer)
 
 
 async def test_too_many_files_are_refused(any_pool: sandbox.Pool) -> None:

@@ -343,3 +343,70 @@ async def test_a_command_cannot_turn_into_an_option(any_pool: sandbox.Pool) -> N
     done = await sandbox.run_in(any_pool, sandbox.Spec(argv=("--version",)))
     assert done.result.exit_code == 127
     assert done.stdout == b""
+
+
+_SPACES = """
+import json, os, socket
+names = [name for name in os.listdir("/proc/self/ns") if not name.startswith("time")]
+print(json.dumps([os.readlink(f"/proc/self/ns/{name}") for name in names]), flush=True)
+"""
+
+
+async def test_runs_at_the_same_time_share_no_namespace(any_pool: sandbox.Pool) -> None:
+    told = b""
+    async with any_pool.open_run(python(_SPACES + "import time; time.sleep(60)")) as run:
+        async for chunk in run.chunks():
+            told += chunk.data
+            break
+        other = await sandbox.run_in(any_pool, python(_SPACES))
+    first, second = set(json.loads(told)), set(json.loads(other.stdout))
+    ours = {str(path.readlink()) for path in _namespaces_of_ours()}
+    assert len(first) >= 7
+    assert not first & second
+    assert not (first | second) & ours
+
+
+async def test_a_run_finds_nothing_in_its_namespaces(any_pool: sandbox.Pool) -> None:
+    """What earlier runs did in theirs: a segment that outlives its process, and traffic."""
+    source = """
+import ctypes, socket
+print(json.dumps(dict(
+    host=socket.gethostname(),
+    segments=len(open("/proc/sysvipc/shm").readlines()) - 1,
+    traffic=sum(int(line.split()[1]) for line in open("/proc/net/dev").readlines()[2:]),
+    devices=[line.split(":")[0].strip() for line in open("/proc/net/dev").readlines()[2:]],
+)))
+assert ctypes.CDLL(None).shmget(4711, 4096, 0o1666) >= 0
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    socket.create_connection(listener.getsockname()).sendall(b"x")
+"""
+    for _ in range(4):
+        told = await _run_json(any_pool, source)
+        assert told == {"host": "sandbox", "segments": 0, "traffic": 0, "devices": ["lo"]}
+
+
+def _namespaces_of_ours() -> list[Path]:
+    folder = Path("/proc/self/ns")
+    return [path for path in folder.iterdir() if not path.name.startswith("time")]
+
+
+async def test_each_folder_has_a_quota_of_inodes_of_its_own(any_pool: sandbox.Pool) -> None:
+    source = """
+told = {}
+for folder in ("/task", "/tmp", "/dev/shm"):
+    made = 0
+    try:
+        while True:
+            open(f"{folder}/{made}", "w").close()
+            made += 1
+    except OSError as error:
+        told[folder] = made, error.errno
+print(json.dumps(told))
+"""
+    small = limits(scratch_inodes=100, tmp_inodes=50, shm_inodes=20)
+    done = await sandbox.run_in(any_pool, python("import json\n" + source, limits=small))
+    told = json.loads(done.stdout)
+    for folder, inodes in (("/task", 100), ("/tmp", 50), ("/dev/shm", 20)):
+        made, number = told[folder]
+        assert inodes - 4 <= made < inodes, folder
+        assert number == 28

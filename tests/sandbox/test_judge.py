@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sandbox import Reason, Usage
-from sandbox.judge import Evidence, judge
+from sandbox.judge import Evidence, judge, judge_unstarted
 
 _NOTHING: dict[str, Any] = {
     "exit_code": None,
@@ -55,3 +55,22 @@ def test_an_exit_code_that_no_program_has_cannot_read_as_a_success(forged: int) 
     result = judge(Evidence(**{**_NOTHING, "exit_code": forged}))
     assert result is not None
     assert (result.reason, result.exit_code) == (Reason.EXITED, 255)
+
+
+def _unstarted(text: str) -> int | None:
+    usage = Usage(wall_s=0.1, cpu_s=0.0, memory_peak_bytes=0)
+    result = judge_unstarted(text, usage)
+    return None if result is None else result.exit_code
+
+
+def test_a_command_that_cannot_be_executed_is_told_as_a_shell_does() -> None:
+    assert _unstarted("bwrap: execvp x: No such file or directory") == 127
+    assert _unstarted("bwrap: execvp /etc/passwd/x: Not a directory") == 127
+    assert _unstarted("bwrap: execvp /etc/passwd: Permission denied") == 126
+    assert _unstarted("bwrap: execvp x: Exec format error") == 126
+    assert _unstarted("bwrap: execvp xxxxxxxx (cut") == 126
+
+
+def test_any_other_failure_before_the_program_is_no_result() -> None:
+    for text in ("", "bwrap: Can't mount proc: Permission denied", "No such file or directory"):
+        assert _unstarted(text) is None

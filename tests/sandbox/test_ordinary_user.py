@@ -13,6 +13,7 @@ import pytest
 
 from tests.readable import copy
 from tests.sandbox.fake_gpus import MADE_BY_ROOT, made_nodes
+from tests.sandbox.test_readme import EXAMPLES
 
 _PYTHON = "/usr/bin/python3"
 _UID = 54321
@@ -73,3 +74,25 @@ def test_it_runs_with_attrs_and_trio_alone(readable: Path) -> None:
     )
     done = _run(readable, "-c", source)
     assert done.stdout == "hello\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "title", [title for title, (source, _) in EXAMPLES.items() if "best-effort" in source]
+)
+def test_the_examples_that_say_so_run(readable: Path, title: str) -> None:
+    source, output = EXAMPLES[title]
+    done = _run(readable, "-c", source)
+    assert (done.stdout, done.stderr) == (output, "")
+
+
+def test_the_command_line_runs_and_tells_what_it_lacks(readable: Path) -> None:
+    options = ("--limits", "best-effort", "--memory", "64M")
+    done = _run(readable, "-m", "sandbox", "run", *options, "--", "python3", "pyproject.toml")
+    assert done.returncode == 1
+    assert 'File "/task/pyproject.toml"' in done.stderr
+    done = _run(readable, "-m", "sandbox", "probe")
+    lines = done.stdout.splitlines()
+    assert [line for line in lines if line.startswith("ok      isolation: ")]
+    lacking = [line for line in lines if line.startswith("missing")]
+    assert done.returncode == (1 if lacking else 0)
+    assert all("cgroup: " in line and "Delegate=yes" in line for line in lacking)
