@@ -211,7 +211,7 @@ class Arena:
         assert outside.system_v() == self._system_v
         if not self.mode.keeps_cells:
             assert outside.descendants(self._spawner) == self._before
-            assert not [path for path in outside.cgroup_folders() if path.name.isdigit()]
+            assert not outside.run_cgroups()
         assert not self.canary.touched()
         secret = self.canary.secret.encode()
         assert not [data for data in self._taken if secret in data], "the secret was seen"

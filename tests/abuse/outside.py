@@ -121,6 +121,11 @@ def cgroup_folders(name: str = CGROUP_PARENT) -> list[Path]:
     return [path for top in _cgroup_parents(name) for path in top.rglob("*") if path.is_dir()]
 
 
+def run_cgroups() -> list[Path]:
+    """Folders of single runs: those below a pool's own."""
+    return [path for path in cgroup_folders() if path.parent.name != CGROUP_PARENT]
+
+
 def _cgroup_parents(name: str) -> list[Path]:
     layout = read_layout()
     if layout is None:
