@@ -56,7 +56,7 @@ _ALL = {
     )
 }
 
-MODES = ("cold",)
+MODES = ("cold", "cell", "zygote")
 
 
 def mode_named(name: str) -> Mode:
