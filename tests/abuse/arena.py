@@ -123,13 +123,20 @@ class Arena:
         return await self.run(self.shell_spec(script, **more))
 
     async def run(self, spec: sandbox.Spec) -> Seen:
-        done = await sandbox.run_in(self.pool, self.mode.adapt(spec))
-        self._taken += [done.stdout, done.stderr]
-        return Seen(done.result, done.stdout, done.stderr)
+        kept: dict[sandbox.Stream, bytes] = dict.fromkeys(sandbox.Stream, b"")
+        async with self.open(spec) as run:
+            async for chunk in run.chunks():
+                kept[chunk.stream] += chunk.data
+            result = await run.wait()
+        stdout, stderr = kept[sandbox.Stream.STDOUT], kept[sandbox.Stream.STDERR]
+        self._taken += [stdout, stderr]
+        return Seen(result, stdout, stderr)
 
     @contextlib.asynccontextmanager
     async def open(self, spec: sandbox.Spec) -> AsyncIterator[sandbox.Run]:
-        async with self.pool.open_run(self.mode.adapt(spec)) as run:
+        adapted = self.mode.adapt(spec)
+        async with self.pool.open_run(adapted) as run:
+            assert self.mode.began_well(adapted, run.started), run.started
             yield run
 
     async def first_line(self, run: sandbox.Run) -> bytes:

@@ -23,11 +23,19 @@ class Mode:
         adapt: makes of any spec one that is run in this way.
         keeps_cells: whether processes, cgroups and namespaces of the sandbox itself may stay
             between two tasks. Those of a task never may.
+        starts: how its tasks begin. What a cell cannot give begins cold in any mode.
     """
 
     name: str
     adapt: Callable[[sandbox.Spec], sandbox.Spec]
     keeps_cells: bool
+    starts: frozenset[sandbox.Start]
+
+    def began_well(self, spec: sandbox.Spec, start: sandbox.Start) -> bool:
+        """Whether a task began as this mode promises."""
+        if spec.binds or spec.devices or spec.root is not None:
+            return start is sandbox.Start.COLD
+        return start in self.starts
 
 
 def _cold(spec: sandbox.Spec) -> sandbox.Spec:
@@ -50,9 +58,15 @@ def _zygote(spec: sandbox.Spec) -> sandbox.Spec:
 _ALL = {
     mode.name: mode
     for mode in (
-        Mode(name="cold", adapt=_cold, keeps_cells=False),
-        Mode(name="cell", adapt=_cell, keeps_cells=True),
-        Mode(name="zygote", adapt=_zygote, keeps_cells=True),
+        Mode(name="cold", adapt=_cold, keeps_cells=False, starts=frozenset((sandbox.Start.COLD,))),
+        Mode(name="cell", adapt=_cell, keeps_cells=True, starts=frozenset((sandbox.Start.CELL,))),
+        Mode(
+            name="zygote",
+            adapt=_zygote,
+            keeps_cells=True,
+            # What no fork can stand for is executed: an archive, some variables.
+            starts=frozenset((sandbox.Start.WARM, sandbox.Start.CELL)),
+        ),
     )
 }
 

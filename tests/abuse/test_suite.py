@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import trio
 
+import sandbox
 from tests.abuse.arena import CASE_S, open_arena
 from tests.abuse.modes import MODES, choose_limits, mode_named
 from tests.abuse.suite import all_cases
@@ -40,3 +41,13 @@ async def test_all_cases_hold_one_after_the_other_in_one_pool(
             except Exception as error:
                 error.add_note(f"in case {case.number}, {case.name}, after those before it")
                 raise
+
+
+async def test_in_the_mode_of_that_name_a_program_begins_as_a_fork(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    given = tmp_path_factory.mktemp("given")
+    async with open_arena(mode_named("zygote"), given, choose_limits()) as arena:
+        for spec in (arena.shell_spec("true"), arena.python_spec("pass")):
+            async with arena.open(spec) as run:
+                assert run.started is sandbox.Start.WARM
