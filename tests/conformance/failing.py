@@ -1,5 +1,8 @@
 """Programs that fail: tracebacks, warnings, hooks."""
 
+# Short programs stand on one line each.
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 from tests.conformance.case import Case, code, script
@@ -130,9 +133,15 @@ CASES: tuple[Case, ...] = (
         exit_code=1,
     ),
     script("no excepthook", "import sys\ndel sys.excepthook\n1/0\n", exit_code=1),
-    script("exit in excepthook", "import sys\nsys.excepthook = lambda *w: sys.exit(9)\n1/0\n", exit_code=9),
+    script(
+        "exit in excepthook",
+        "import sys\nsys.excepthook = lambda *w: sys.exit(9)\n1/0\n",
+        exit_code=9,
+    ),
     script("no stderr", "import sys\nsys.stderr = None\n1/0\n", exit_code=1),
-    script("traceback limit", "import sys\nsys.tracebacklimit = 0\ndef f(): 1/0\nf()\n", exit_code=1),
+    script(
+        "traceback limit", "import sys\nsys.tracebacklimit = 0\ndef f(): 1/0\nf()\n", exit_code=1
+    ),
     script(
         "last exception at exit",
         """
@@ -170,18 +179,53 @@ CASES: tuple[Case, ...] = (
         f()
         """,
     ),
-    script("warning in a module", "import other\nother.f()\n", files={"other.py": "import warnings\ndef f():\n    warnings.warn('d', DeprecationWarning)\n    warnings.warn('u')\n"}),
+    script(
+        "warning in a module",
+        "import other\nother.f()\n",
+        files={
+            "other.py": "import warnings\ndef f():\n    warnings.warn('d', DeprecationWarning)\n    warnings.warn('u')\n"
+        },
+    ),
     script("warnings' filters", "import warnings; print(warnings.filters, warnings.onceregistry)"),
-    script("warning made an error", "import warnings\nwarnings.simplefilter('error')\nwarnings.warn('x')\n", exit_code=1),
-    script("resource warning", "import warnings\nwarnings.simplefilter('always')\nopen('main.py')\nprint('end')\n"),
-    script("resource warning at the end", "import warnings\nwarnings.simplefilter('always')\nf = open('main.py')\n"),
+    script(
+        "warning made an error",
+        "import warnings\nwarnings.simplefilter('error')\nwarnings.warn('x')\n",
+        exit_code=1,
+    ),
+    script(
+        "resource warning",
+        "import warnings\nwarnings.simplefilter('always')\nopen('main.py')\nprint('end')\n",
+    ),
+    script(
+        "resource warning at the end",
+        "import warnings\nwarnings.simplefilter('always')\nf = open('main.py')\n",
+    ),
     script("coroutine never awaited", "async def f(): pass\nf()\nprint('end')\n"),
     script("unraisable", "class A:\n    def __del__(self): 1/0\nA()\nprint('end')\n"),
     script("assertion", "assert 1 == 2, 'never'\n", exit_code=1),
-    script("pdb's view", "import traceback\ntry:\n    1/0\nexcept Exception:\n    traceback.print_exc()\n    print(traceback.format_exc())\n"),
-    script("logging", "import logging\nlogging.warning('w')\nlogging.info('i')\nlogging.exception('e', stack_info=True)\n"),
-    script("logging to a file", "import logging\nlogging.basicConfig(filename='l')\nlogging.error('x', stack_info=True)\nprint(open('l').read())\n"),
-    script("faulthandler", "import faulthandler\nprint(faulthandler.is_enabled())\nfaulthandler.dump_traceback()\n"),
-    script("faulthandler at a crash", "import faulthandler, os\nfaulthandler.enable()\nos.abort()\n", exit_code=134),
-    script("tracemalloc", "import tracemalloc; print(tracemalloc.is_tracing(), tracemalloc.get_traceback_limit())"),
+    script(
+        "pdb's view",
+        "import traceback\ntry:\n    1/0\nexcept Exception:\n    traceback.print_exc()\n    print(traceback.format_exc())\n",
+    ),
+    script(
+        "logging",
+        "import logging\nlogging.warning('w')\nlogging.info('i')\nlogging.exception('e', stack_info=True)\n",
+    ),
+    script(
+        "logging to a file",
+        "import logging\nlogging.basicConfig(filename='l')\nlogging.error('x', stack_info=True)\nprint(open('l').read())\n",
+    ),
+    script(
+        "faulthandler",
+        "import faulthandler\nprint(faulthandler.is_enabled())\nfaulthandler.dump_traceback()\n",
+    ),
+    script(
+        "faulthandler at a crash",
+        "import faulthandler, os\nfaulthandler.enable()\nos.abort()\n",
+        exit_code=134,
+    ),
+    script(
+        "tracemalloc",
+        "import tracemalloc; print(tracemalloc.is_tracing(), tracemalloc.get_traceback_limit())",
+    ),
 )

@@ -169,7 +169,11 @@ CASES: tuple[Case, ...] = (
         f()
         """,
     ),
-    code("stack from the top of -c", "import traceback, sys; traceback.print_stack(); sys._getframe(1)", exit_code=1),
+    code(
+        "stack from the top of -c",
+        "import traceback, sys; traceback.print_stack(); sys._getframe(1)",
+        exit_code=1,
+    ),
     script("linecache", "import linecache; print(repr(linecache.getline(__file__, 1)))"),
     script(
         "search path from the environment",
@@ -194,6 +198,9 @@ CASES: tuple[Case, ...] = (
         files={"sitecustomize.py": "print('never')", "usercustomize.py": "print('never')"},
     ),
     script("this", "import this", heavy=True),
-    script("future", "from __future__ import annotations\nx: y = 1\nprint(__annotations__)\nprint(annotations)"),
+    script(
+        "future",
+        "from __future__ import annotations\nx: y = 1\nprint(__annotations__)\nprint(annotations)",
+    ),
     script("module attribute is main's", "import sys; print(sys.modules['__main__'].__spec__)"),
 )

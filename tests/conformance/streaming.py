@@ -1,5 +1,8 @@
 """Standard streams, buffers, encodings."""
 
+# Short programs stand on one line each.
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 from tests.conformance.case import Case, code, script
@@ -50,26 +53,79 @@ CASES: tuple[Case, ...] = (
     script("input", "print(repr(input('prompt> ')))\nprint(repr(input()))\n", stdin=_LINES),
     script("input at the end", "input()", stdin=b"", exit_code=1),
     script("input from nothing", "input('? ')", exit_code=1),
-    script("read from a child's view", "import subprocess, sys\nprint(sys.stdin.readline())\nsubprocess.run(['cat'])\n", stdin=b"a\nb\n"),
+    script(
+        "read from a child's view",
+        "import subprocess, sys\nprint(sys.stdin.readline())\nsubprocess.run(['cat'])\n",
+        stdin=b"a\nb\n",
+    ),
     script("read through the descriptor", "import os; print(os.read(0, 100))", stdin=b"abc"),
     script("nothing read of much", "print('done')", stdin=b"x" * 300_000),
     script("much is read", "import sys; print(len(sys.stdin.read()))", stdin=b"x" * 300_000),
-    script("stdin closed", "import sys\nsys.stdin.close()\ntry:\n    input()\nexcept ValueError as e: print(e)\n", stdin=b"x\n"),
-    script("print to both", "import sys\nprint('a')\nprint('b', file=sys.stderr)\nsys.stdout.write('c')\n"),
-    script("order of buffered output", _ORDER.format(expected=b"err 1\nraw\nout 1\nout 2\nout 3\n")),
-    script("order of unbuffered output", _ORDER.format(expected=b"out 1\nerr 1\nout 2\nerr without newlineraw\nout 3\n"), env={"PYTHONUNBUFFERED": "1"}),
+    script(
+        "stdin closed",
+        "import sys\nsys.stdin.close()\ntry:\n    input()\nexcept ValueError as e: print(e)\n",
+        stdin=b"x\n",
+    ),
+    script(
+        "print to both",
+        "import sys\nprint('a')\nprint('b', file=sys.stderr)\nsys.stdout.write('c')\n",
+    ),
+    script(
+        "order of buffered output", _ORDER.format(expected=b"err 1\nraw\nout 1\nout 2\nout 3\n")
+    ),
+    script(
+        "order of unbuffered output",
+        _ORDER.format(expected=b"out 1\nerr 1\nout 2\nerr without newlineraw\nout 3\n"),
+        env={"PYTHONUNBUFFERED": "1"},
+    ),
     script("much output", "for n in range(20000): print('line', n)\n"),
     script("bytes out", "import sys\nsys.stdout.buffer.write(bytes(range(256)))\nprint('text')\n"),
     script("beyond ASCII", "print('ä→😀\\u2028')"),
-    script("surrogate out", "print('\\udcff')\nimport sys\nprint('\\ud800', file=sys.stderr)\nprint('\\ud800')\n", exit_code=1),
+    script(
+        "surrogate out",
+        "print('\\udcff')\nimport sys\nprint('\\ud800', file=sys.stderr)\nprint('\\ud800')\n",
+        exit_code=1,
+    ),
     script("carriage returns out", "print('a\\rb\\r\\nc')"),
-    script("reconfigured", "import sys\nsys.stdout.reconfigure(encoding='latin-1', line_buffering=True)\nprint('ä')\n"),
-    script("encodings", "import sys, locale\nprint(sys.getdefaultencoding(), sys.getfilesystemencoding(), sys.getfilesystemencodeerrors(), locale.getpreferredencoding(), locale.getlocale(), locale.setlocale(locale.LC_ALL), locale.localeconv())\n"),
-    script("locale C", "import sys, locale, os\nprint(sys.stdout.encoding, locale.setlocale(locale.LC_CTYPE), os.environ)\n", env={"LC_ALL": "C"}),
-    script("locale POSIX", "import sys, locale\nprint(sys.stdout.encoding, sys.flags, locale.setlocale(locale.LC_CTYPE))\n", env={"LANG": "POSIX"}),
-    script("locale that is not there", "import locale\nlocale.setlocale(locale.LC_ALL, '')\n", env={"LC_ALL": "xx_YY.UTF-8"}, exit_code=1),
-    script("encoding by the environment", "import sys; print(sys.stdout.encoding, sys.stdin.errors)", env={"PYTHONIOENCODING": "latin-1:replace"}),
-    script("line by line in time", "import time\nfor n in range(3):\n    print(n, flush=True)\n    time.sleep(0.05)\n"),
-    script("open's defaults", "f = open('x', 'w')\nprint(f.encoding, f.errors, f.newlines, f.line_buffering, f.buffer)\n"),
-    script("descriptors are not inherited", "import os; print([os.get_inheritable(n) for n in range(3)], os.get_blocking(0))"),
+    script(
+        "reconfigured",
+        "import sys\nsys.stdout.reconfigure(encoding='latin-1', line_buffering=True)\nprint('ä')\n",
+    ),
+    script(
+        "encodings",
+        "import sys, locale\nprint(sys.getdefaultencoding(), sys.getfilesystemencoding(), sys.getfilesystemencodeerrors(), locale.getpreferredencoding(), locale.getlocale(), locale.setlocale(locale.LC_ALL), locale.localeconv())\n",
+    ),
+    script(
+        "locale C",
+        "import sys, locale, os\nprint(sys.stdout.encoding, locale.setlocale(locale.LC_CTYPE), os.environ)\n",
+        env={"LC_ALL": "C"},
+    ),
+    script(
+        "locale POSIX",
+        "import sys, locale\nprint(sys.stdout.encoding, sys.flags, locale.setlocale(locale.LC_CTYPE))\n",
+        env={"LANG": "POSIX"},
+    ),
+    script(
+        "locale that is not there",
+        "import locale\nlocale.setlocale(locale.LC_ALL, '')\n",
+        env={"LC_ALL": "xx_YY.UTF-8"},
+        exit_code=1,
+    ),
+    script(
+        "encoding by the environment",
+        "import sys; print(sys.stdout.encoding, sys.stdin.errors)",
+        env={"PYTHONIOENCODING": "latin-1:replace"},
+    ),
+    script(
+        "line by line in time",
+        "import time\nfor n in range(3):\n    print(n, flush=True)\n    time.sleep(0.05)\n",
+    ),
+    script(
+        "open's defaults",
+        "f = open('x', 'w')\nprint(f.encoding, f.errors, f.newlines, f.line_buffering, f.buffer)\n",
+    ),
+    script(
+        "descriptors are not inherited",
+        "import os; print([os.get_inheritable(n) for n in range(3)], os.get_blocking(0))",
+    ),
 )

@@ -49,6 +49,16 @@ EXECUTED = frozenset(
         "loader variable",
     )
 ) | {case.name for case in CASES if case.name.startswith("variable PYTHON")}
+# From 3.13 on the interpreter remembers how it was started in ways that cannot be set from outside.
+if subprocess.run([PYTHON, "-c", "import sys; sys.exit(sys.version_info >= (3, 13))"]).returncode:
+    EXECUTED |= {
+        case.name
+        for case in CASES
+        if "-c" in case.argv[:1]
+        or any(
+            name.split(".")[0] in sys.stdlib_module_names for name in case.files if "/" not in name
+        )
+    }
 _ZYGOTE_ENV = {"LANG": "C.UTF-8", "HOME": "/nonexistent", "LD_BIND_NOW": "1"}
 
 
@@ -70,10 +80,14 @@ def laid_out(case: Case, folder: Path) -> Path:
 
 def outcome(code: int, done: subprocess.CompletedProcess[bytes]) -> Outcome:
     signal = -code if code < 0 else None
-    return Outcome("", 128 - code if code < 0 else code, signal, settled(done.stdout), settled(done.stderr))
+    return Outcome(
+        "", 128 - code if code < 0 else code, signal, settled(done.stdout), settled(done.stderr)
+    )
 
 
-def run(argv: list[str], case: Case, folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[bytes]:
+def run(
+    argv: list[str], case: Case, folder: Path, env: dict[str, str]
+) -> subprocess.CompletedProcess[bytes]:
     words = {"stdin": subprocess.DEVNULL} if case.stdin is None else {"input": case.stdin}
     return subprocess.run(argv, cwd=folder, env=env, capture_output=True, timeout=WALL_S, **words)  # type: ignore[call-overload,no-any-return]
 
@@ -98,7 +112,9 @@ def run_warm(case: Case, folder: Path, report: Path) -> Outcome | None:
     return None if code == 99 else outcome(code, done)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.lone], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if not case.lone], ids=lambda case: case.name
+)
 def test_a_fork_of_a_warm_interpreter_is_a_fresh_one(case: Case, tmp_path: Path) -> None:
     folder = tmp_path / "task"
     warm_outcome = run_warm(case, folder, tmp_path / "report")
