@@ -54,7 +54,7 @@ def ends_unseen(streams: Sequence[int], fresh: Container[str]) -> bool:
     own: set[int] = set()
     for name, number in zip(("stdin", "stdout", "stderr"), streams):  # noqa: B905 (new in 3.10)
         stream: Any = getattr(sys, name, None)
-        if id(stream) != number or stream is not getattr(sys, f"__{name}__", streams):
+        if id(stream) != number or stream is not getattr(sys, f"__{name}__", None):
             return False
         if stream is not None:
             try:

@@ -84,9 +84,14 @@ def outcomes(
 
 
 def _rows() -> list[object]:
+    """All rows; those not marked slow, which CI runs, are a part: test_warm runs nearly all."""
     return [
-        pytest.param(case, id=case.name, marks=pytest.mark.slow if case.heavy else ())
-        for case in CASES
+        pytest.param(
+            case,
+            id=case.name,
+            marks=() if not case.heavy and (case.lone or number % 4 == 0) else pytest.mark.slow,
+        )
+        for number, case in enumerate(CASES)
     ]
 
 
