@@ -71,3 +71,7 @@ demo:
 # the benchmarks
 bench *ARGS:
     python -m tools.bench "$@"
+
+# each way to start Python in the sandbox against the real interpreter, all of the table
+conformance *ARGS:
+    pytest tests/conformance "$@"

@@ -1,21 +1,21 @@
 """A fork of a warm interpreter becomes what `python3 script.py` would have been.
 
 The main program of the warm interpreter imports this module before anything else, then all that it
-needs itself, calls `preload` once, forks, and in the child calls `Warm.become` and *returns*. The
-task runs after the main program's
-last frame is gone, called by the interpreter itself: CPython flushes sys.stderr when the main
-program has ended, and `become` leaves an object there whose `flush` is PyRun_SimpleFileExFlags, the
-very function that runs a script. So no frame of ours is below the task's, tracebacks, SystemExit
-and sys.excepthook are the interpreter's own work, and so is the end: Py_Exit, unless a look at all
-that the task left shows that nobody could tell the difference (see `_ends_unseen`).
+needs itself, calls `preload` once. For each task it calls `Warm.plan`, forks, and in the child
+calls `Warm.become` and *returns*. The task runs after the main program's last frame is gone, called
+by the interpreter itself: CPython flushes sys.stderr when a main program has ended, and `become`
+leaves an object there whose `flush` is PyRun_SimpleFileExFlags, the very function that runs a
+script. So no frame of ours is below the task's; tracebacks, SystemExit and sys.excepthook are the
+interpreter's own work, and so is the end: Py_Exit, unless a look at all that the task left shows
+that nobody could tell the difference (see `unseen`).
 
-What a task can tell: hash randomisation and the address layout are those of its siblings, gc holds
-the warm interpreter's objects as frozen (`gc.get_freeze_count()`), /proc/self/cmdline and
-/proc/self/environ are the warm interpreter's.
+What a task can tell: hash randomisation and the address layout are those of its siblings; the warm
+interpreter's objects are hidden from gc but counted (`gc.get_freeze_count()`), and its classes are
+among `object.__subclasses__()`; /proc/self/cmdline and /proc/self/environ are the warm one's.
 """
 
 # Runs before every task: plain strings and descriptors throughout, pathlib would slow the start.
-# ruff: noqa: PTH100, PTH109, PTH112, PTH113, PTH118, PTH120
+# ruff: noqa: PTH100, PTH109, PTH112, PTH113, PTH116, PTH118, PTH120, PTH208
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ _FRESH_IMPORTERS = {
     if place.startswith(tuple(_FRESH_PATH))
 }
 
-import _io  # noqa: E402
-import _signal  # noqa: E402
-import _thread  # noqa: E402
+import _signal  # type: ignore[import-not-found]  # noqa: E402
 import atexit  # noqa: E402
 import builtins  # noqa: E402
 import ctypes  # noqa: E402
@@ -41,82 +39,35 @@ import os  # noqa: E402
 import site  # noqa: E402
 import stat  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Mapping, Sequence  # noqa: E402
-from typing import Any, NamedTuple  # noqa: E402
+
+TYPE_CHECKING = False  # typing is large, and a larger interpreter forks more slowly
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+if TYPE_CHECKING or __package__:
+    from sandbox.launcher.streams import Streams
+    from sandbox.launcher.unseen import ends_unseen
+else:  # in a cell this folder stands alone
+    from streams import Streams
+    from unseen import ends_unseen
 
 _LOCALE = "C.UTF-8"
 _VARIABLES = frozenset(("PYTHONUNBUFFERED", "PYTHONPATH"))
 # Read by the loader, the C library or the interpreter before a program's first line.
 _READ_AT_START = ("PYTHON", "LD_", "LC_", "LANGUAGE", "GLIBC_", "MALLOC_", "LOCPATH", "NLSPATH")
-_NEW_DOT_C = (3, 13)  # from here on, -c remembers its source for tracebacks, by a private function
+# From here on, -c remembers its source for tracebacks, and error messages know the script's folder,
+# both by private means.
+_REMEMBERS_START = (3, 13)
 _IGNORE_COOKIE = 0x0200  # PyCF_IGNORE_COOKIE: the source of -c is UTF-8
 _USUAL_PATHS = ("/usr/bin:/bin", "/usr/bin:/bin:/usr/local/bin:/usr/sbin:/sbin")
-_COUNTED_CALLS = (3, 12)  # until here calls by C use up the recursion limit of Python code
-_COUNTS_DOWN = (3, 11)
-_DEPTH_SIGN = 1 if sys.version_info >= _COUNTS_DOWN else -1
-_GC_FLAG = 1 << 14  # Py_TPFLAGS_HAVE_GC
-# Extension modules whose objects do nothing that matters when a process ends under them.
-_QUIET_EXTENSIONS = frozenset(
-    [
-        "_asyncio",
-        "_bisect",
-        "_blake2",
-        "_bz2",
-        "_contextvars",
-        "_crypt",
-        "_csv",
-        "_datetime",
-        "_decimal",
-        "_elementtree",
-        "_hashlib",
-        "_heapq",
-        "_json",
-        "_lsprof",
-        "_lzma",
-        "_md5",
-        "_opcode",
-        "_pickle",
-        "_posixsubprocess",
-        "_queue",
-        "_random",
-        "_sha1",
-        "_sha2",
-        "_sha256",
-        "_sha3",
-        "_sha512",
-        "_socket",
-        "_ssl",
-        "_statistics",
-        "_struct",
-        "_typing",
-        "_uuid",
-        "_zoneinfo",
-        "array",
-        "audioop",
-        "binascii",
-        "cmath",
-        "fcntl",
-        "grp",
-        "math",
-        "mmap",
-        "pyexpat",
-        "resource",
-        "select",
-        "termios",
-        "unicodedata",
-        "zlib",
-    ]
-)
-_MAIN_NAMES = (
-    "__name__", "__doc__", "__package__", "__loader__", "__spec__", "__annotations__", "__builtins__"
-)  # fmt: skip
 
 
 class CannotBecomeError(Exception):
-    """This start cannot be reproduced here; nothing has been changed, so execute the real one."""
+    """A start that cannot be reproduced here; nothing has been changed, so execute the real one."""
 
 
-class Start(NamedTuple):
+class Start:
     """A command line of the interpreter, read.
 
     Attributes:
@@ -127,11 +78,18 @@ class Start(NamedTuple):
         unbuffered: whether -u was given.
     """
 
-    code: str | None
-    script: str | None
-    argv: list[str]
-    orig_argv: list[str]
-    unbuffered: bool
+    __slots__ = ("argv", "code", "orig_argv", "script", "unbuffered")
+
+    def __init__(
+        self,
+        code: str | None,
+        script: str | None,
+        argv: list[str],
+        orig_argv: list[str],
+        unbuffered: bool,
+    ) -> None:
+        self.code, self.script = code, script
+        self.argv, self.orig_argv, self.unbuffered = argv, orig_argv, unbuffered
 
 
 def read_argv(argv: Sequence[str]) -> Start | None:
@@ -203,7 +161,7 @@ class Warm:
         self._run_file = _Function("PyRun_SimpleFileExFlags", pointer, text, c_int, pointer)
         self._exit = _Function("Py_Exit", c_int)
         self._flags = [(c_int * 2)(bits, sys.version_info.minor) for bits in (0, _IGNORE_COOKIE)]
-        self._streams = _Streams()
+        self._streams = Streams()
         self._own: list[int] = []
         self._stages: list[_Stage] = []
         self._site_tail: str | None = None
@@ -220,7 +178,10 @@ class Warm:
             found = self._found[search] if search in self._found else _find(argv[0], search)
             if found != sys.executable:
                 return None
-        return read_argv(argv)
+        start = read_argv(argv)
+        if start is None or (start.code is not None and sys.version_info >= _REMEMBERS_START):
+            return None
+        return start
 
     def become(self, start: Start, env: Mapping[str, str]) -> None:
         """Make this process, a fork of the warm one, the start that was planned, in `env`.
@@ -234,22 +195,29 @@ class Warm:
         """
         base = self._user_base(env)
         path = _search_path(start, env)
-        run = self._script(start.script) if start.script is not None else self._code(start.code)
+        run = (
+            self._script(start.script, path[0])
+            if start.script is not None
+            else self._code(start.code)
+        )
 
         if base is not None and self._site_tail is not None:
             site.USER_BASE, site.USER_SITE = base, base + self._site_tail
         self._set_environment(env)
         sys.path[:0] = path
         sys.argv[:] = start.argv
-        sys.orig_argv[:] = start.orig_argv
+        if hasattr(sys, "orig_argv"):  # new in 3.10
+            sys.orig_argv[:] = start.orig_argv
         streams = self._streams.take(start.unbuffered or bool(env.get("PYTHONUNBUFFERED")))
         self._own = [id(stream) for stream in streams]
         sys.stdin, sys.stdout, sys.stderr = streams
-        sys.__stdin__, sys.__stdout__, sys.__stderr__ = streams
+        vars(sys).update({"__stdin__": streams[0], "__stdout__": streams[1]})
+        vars(sys)["__stderr__"] = streams[2]
         _new_main()
         gc.enable()
         if self._depth is not None:
-            self._depth.contents.value += _DEPTH_SIGN
+            counter, undo = self._depth
+            counter.contents.value += undo
         run.errcheck = self._end
         self._stage(run, "stderr")
 
@@ -279,15 +247,13 @@ class Warm:
             time.tzset()
 
     def _code(self, code: str | None) -> Any:  # noqa: ANN401 (a ctypes function)
-        if sys.version_info >= _NEW_DOT_C:
-            raise CannotBecomeError("from Python 3.13 on, -c needs an interpreter of its own")
         try:
-            source = str(code).encode()
+            source = f"{code}\n".encode()  # as the interpreter itself ends it
         except UnicodeEncodeError:
             raise CannotBecomeError("the code is not UTF-8") from None
         return self._run_code.ready(source, ctypes.addressof(self._flags[1]))
 
-    def _script(self, script: str) -> Any:  # noqa: ANN401 (a ctypes function)
+    def _script(self, script: str, folder: str) -> Any:  # noqa: ANN401 (a ctypes function)
         path = script if script.startswith("/") else f"{os.getcwd().rstrip('/')}/{script}"
         try:
             regular = stat.S_ISREG(os.stat(path).st_mode)
@@ -298,6 +264,12 @@ class Warm:
             raise CannotBecomeError("not a file that can be read")
         if self._get_importer(path) is not None:
             raise CannotBecomeError("an archive")
+        if sys.version_info >= _REMEMBERS_START and any(
+            name.split(".")[0] in sys.stdlib_module_names for name in os.listdir(folder)
+        ):
+            raise CannotBecomeError(
+                "beside the script lies what has a name of the standard library"
+            )
         return self._run_file.ready(file, os.fsencode(path), 1, ctypes.addressof(self._flags[0]))
 
     def _end(self, status: int, function: object, words: object) -> None:
@@ -305,9 +277,11 @@ class Warm:
         if status and issubclass(getattr(sys, "last_type", type(None)), KeyboardInterrupt):
             return  # the main program ends too, and the interpreter kills itself by SIGINT
         code = 1 if status else 0
-        if ends_unseen(self._own) and _flushed():
-            os._exit(code)
-        self._stage(self._exit.ready(code), "stdout")
+        try:
+            if ends_unseen(self._own, _FRESH) and _flushed():
+                os._exit(code)
+        finally:  # an error, an interrupt say, is forgotten by whoever flushed; the status is not
+            self._stage(self._exit.ready(code), "stdout")
 
     def _stage(self, function: Callable[[], object], name: str) -> None:
         self._stages.append(_Stage(function, name))
@@ -343,73 +317,8 @@ class _Stage:
         return self._function
 
 
-class _Streams:
-    """The standard streams, made ahead for pipes, which is what they nearly always are."""
-
-    def __init__(self) -> None:
-        self._old = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
-        kept = [(number, os.dup(number)) for number in range(3) if _is_open(number)]
-        reader, writer = os.pipe()
-        try:
-            for number, end in enumerate((reader, writer, writer)):
-                os.dup2(end, number)
-            self._pipes = [self._open(number, False) for number in range(3)]
-            null = os.open("/dev/null", os.O_RDONLY)
-            os.dup2(null, 0)
-            os.close(null)
-            self._null = self._open(0, False)
-            self._null_device = os.fstat(0).st_rdev
-        finally:
-            for number in range(3):
-                os.close(number)
-            for number, copy in kept:
-                os.dup2(copy, number)
-                os.close(copy)
-            os.close(reader)
-            os.close(writer)
-
-    def take(self, unbuffered: bool) -> list[Any]:
-        """The streams of this start; no other reference to them is kept.
-
-        They must end with sys, for what a finaliser printed is flushed by their own end.
-        """
-        streams = [self._take(number, unbuffered) for number in range(3)]
-        self._pipes.clear()
-        self._null = None
-        return streams
-
-    def _take(self, number: int, unbuffered: bool) -> Any:  # noqa: ANN401
-        try:
-            status = os.fstat(number)
-        except OSError:
-            return None
-        if not unbuffered and stat.S_ISFIFO(status.st_mode):
-            return self._pipes[number]
-        if not unbuffered and number == 0 and status.st_rdev == self._null_device:
-            return self._null
-        return self._open(number, unbuffered)
-
-    def _open(self, number: int, unbuffered: bool) -> Any:  # noqa: ANN401
-        """A standard stream as the interpreter makes it (`create_stdio` in pylifecycle.c)."""
-        mode = "rww"[number]
-        buffering = 0 if unbuffered and mode == "w" else -1
-        buffer: Any = _io.open(number, mode + "b", buffering, closefd=False)
-        raw = getattr(buffer, "raw", buffer)
-        raw.name = ("<stdin>", "<stdout>", "<stderr>")[number]
-        stream: Any = _io.TextIOWrapper(
-            buffer,
-            encoding=self._old[number].encoding,
-            errors=self._old[number].errors,
-            newline="\n",
-            line_buffering=not unbuffered and (number == 2 or raw.isatty()),
-            write_through=unbuffered,
-        )
-        stream.mode = mode
-        return stream
-
-
-def _recursion_counter() -> Any:  # noqa: ANN401 (a pointer to int)
-    """Where the interpreter counts how deep calls are nested; None where C calls do not count.
+def _recursion_counter() -> tuple[Any, int] | None:
+    """Where is counted how deep C calls are nested, and what undoes one. None from 3.13.
 
     The task is called through one C function more than a program is, which must not show in where
     its recursion ends. PyThreadState is private: the field is found by what it holds.
@@ -417,19 +326,23 @@ def _recursion_counter() -> Any:  # noqa: ANN401 (a pointer to int)
     Raises:
         RuntimeError: the field is not where it was; this interpreter must not be warmed.
     """
-    if sys.version_info >= _COUNTED_CALLS:
+    version = sys.version_info[:2]
+    if version > (3, 12):
         return None
     state = ctypes.pythonapi.PyThreadState_Get
     state.restype = ctypes.c_void_p
     fields = ctypes.cast(state(), ctypes.POINTER(ctypes.c_int))
-    if sys.version_info >= _COUNTS_DOWN:  # recursion_remaining, recursion_limit
-        at = _find_limit(fields) - 1
+    if version == (3, 12):  # py_recursion_remaining, py_recursion_limit, c_recursion_remaining
+        at, undo = _find_limit(fields) + 1, 1
+    elif version == (3, 11):  # recursion_remaining, recursion_limit
+        at, undo = _find_limit(fields) - 1, 1
     else:  # prev, next, interp, frame, recursion_depth
-        at = 4 * ctypes.sizeof(ctypes.c_void_p) // ctypes.sizeof(ctypes.c_int)
-    depths = [fields[at], (lambda: fields[at])()]
-    if depths[1] - depths[0] != -_DEPTH_SIGN:
+        at, undo = 4 * ctypes.sizeof(ctypes.c_void_p) // ctypes.sizeof(ctypes.c_int), -1
+    (deeper,) = map(lambda place: fields[place], [at])  # noqa: C417 (a call through C is meant)
+    if not 0 < (fields[at] - deeper) * undo < 4:
         raise RuntimeError("this interpreter counts recursion at an unknown place")
-    return ctypes.cast(ctypes.addressof(fields.contents) + 4 * at, ctypes.POINTER(ctypes.c_int))
+    place = ctypes.addressof(fields.contents) + ctypes.sizeof(ctypes.c_int) * at
+    return ctypes.cast(place, ctypes.POINTER(ctypes.c_int)), undo
 
 
 def _find_limit(fields: Any) -> int:  # noqa: ANN401 (a pointer to int)
@@ -444,14 +357,6 @@ def _find_limit(fields: Any) -> int:  # noqa: ANN401 (a pointer to int)
     if len(found) != 1:
         raise RuntimeError("this interpreter counts recursion at an unknown place")
     return found.pop()
-
-
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
 
 
 def _find(name: str, path: str) -> str | None:
@@ -510,75 +415,3 @@ def _flushed() -> bool:
     except (OSError, ValueError):
         return False  # the interpreter tries once more, and complains
     return True
-
-
-def ends_unseen(streams: Sequence[int]) -> bool:
-    """Whether nothing is left that could act, or be seen, while the interpreter is taken down.
-
-    Then the process may end at once: the streams are those it began with, no thread, no exit hook, nothing with a finaliser, no callback
-    of a weak reference, no extension module that could keep data back. `streams` are the ids of the
-    three streams that it began with; the caller flushes them, so they do not count.
-    """
-    modules = sys.modules
-    own: set[int] = set()
-    for name, number in zip(("stdin", "stdout", "stderr"), streams):  # noqa: B905 (new in 3.10)
-        stream = getattr(sys, name, streams)
-        if id(stream) != number or stream is not getattr(sys, f"__{name}__", streams):
-            return False
-        if stream is not None:
-            try:
-                buffer = stream.buffer  # type: ignore[attr-defined]
-            except ValueError:
-                return False  # it was detached
-            own |= {number, id(buffer), id(getattr(buffer, "raw", buffer))}
-    if _thread._count() or atexit._ncallbacks():  # type: ignore[attr-defined]
-        return False
-    threads = modules.get("threading")
-    if threads is not None and getattr(threads, "_threading_atexits", True):
-        return False
-    for name, module in list(modules.items()):
-        if name not in _FRESH and not _is_quiet(name, module):
-            return False
-    seen: dict[int, bool] = {}
-    for thing in gc.get_objects():
-        kind = type(thing)
-        if id(kind) not in seen:
-            seen[id(kind)] = _has_end(kind)
-        if seen[id(kind)] and id(thing) not in own:
-            return False
-        if kind is type or type in _mro(kind):
-            # Instances that the collector does not know of can hide anywhere.
-            if not _type_flags(thing) & _GC_FLAG and _has_end(thing):
-                return False
-        elif _is_watched(thing, kind):
-            return False
-    return True
-
-
-def _is_quiet(name: str, module: object) -> bool:
-    if type(module) is not type(sys):
-        return False
-    file = module.__dict__.get("__file__")
-    return not (isinstance(file, str) and file.endswith(".so")) or name in _QUIET_EXTENSIONS
-
-
-# Looked up past any metaclass: asking must not run the task's own code.
-_type_dict = type.__dict__["__dict__"].__get__
-_mro = type.__dict__["__mro__"].__get__
-_type_flags = type.__dict__["__flags__"].__get__
-_reference = type(__import__("_weakref").ref(Warm))
-_callback = _reference.__dict__["__callback__"].__get__
-
-
-def _has_end(kind: type) -> bool:
-    return any("__del__" in _type_dict(base) for base in _mro(kind))
-
-
-def _is_watched(thing: object, kind: type) -> bool:
-    """Whether it is a weak reference that calls the task's own code."""
-    if _reference not in _mro(kind):
-        return False
-    callback = _callback(thing)
-    if callback is None or type(callback) is type(len):
-        return False
-    return getattr(callback, "__module__", None) not in ("weakref", "_weakrefset")

@@ -1,4 +1,4 @@
-"""One program and how it is started; what comes out is whatever the real interpreter makes of it."""
+"""One program and how it is started; what comes out is for the real interpreter to say."""
 
 from __future__ import annotations
 

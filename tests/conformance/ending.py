@@ -1,5 +1,8 @@
 """How programs end: statuses, hooks, finalisers, threads."""
 
+# Short programs stand on one line each.
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 from tests.conformance.case import Case, code, script
@@ -225,6 +228,16 @@ CASES: tuple[Case, ...] = (
         "thread ends main's hooks",
         "import threading, atexit, time\natexit.register(print, 'hook')\nthreading.Thread(target=lambda: (time.sleep(0.1), print('t'))).start()\n",
     ),
+    script(
+        "threading's end replaced",
+        "import threading\nthreading._shutdown = lambda: print('mine')\n",
+    ),
+    script("modules replaced", "import sys\nsys.modules = {}\nprint('end')\n"),
+    script("modules emptied", "import sys\nsys.modules.clear()\nprint('end')\n"),
+    script(
+        "modules odd", "import sys\nsys.modules['x'] = 3\nsys.modules[4] = None\nprint('end')\n"
+    ),
+    script("recursion limit left low", "import sys\nsys.setrecursionlimit(10)\nprint('end')\n"),
     script(
         "inspect asked for by the environment",
         "import os\nos.environ['PYTHONINSPECT'] = '1'\nprint('end')\n",

@@ -1,5 +1,8 @@
 """Signals, processes, pids."""
 
+# Short programs stand on one line each.
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 from tests.conformance.case import Case, code, script

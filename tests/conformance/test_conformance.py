@@ -10,20 +10,13 @@ import pytest
 import trio
 
 import sandbox
-from tests.conformance.case import Case, Outcome, settled
+from tests.conformance.case import Case, Outcome, code, settled
 from tests.conformance.table import CASES
 from tests.sandbox.conftest import config_for, needs_cgroup
 
 Mode = Literal["cold", "cold again", "warm"]
 _SLOTS = 2
 _WALL_S = 60.0
-
-
-@attrs.frozen
-class Ran:
-    """What became of one case in each mode."""
-
-    outcomes: dict[tuple[str, Mode], Outcome]
 
 
 def spec_for(case: Case, folder: Path, mode: Mode) -> sandbox.Spec:
@@ -66,10 +59,12 @@ async def run_all(wanted: list[tuple[Case, Mode]], top: Path) -> dict[tuple[str,
                 settled(done.stderr),
             )
 
-    async with sandbox.open_pool(config_for("cgroup", _SLOTS)) as pool:
-        async with trio.open_nursery() as slots:
-            for _ in range(_SLOTS):
-                slots.start_soon(work, pool)
+    async with (
+        sandbox.open_pool(config_for("cgroup", _SLOTS)) as pool,
+        trio.open_nursery() as slots,
+    ):
+        for _ in range(_SLOTS):
+            slots.start_soon(work, pool)
     return outcomes
 
 
@@ -89,9 +84,14 @@ def outcomes(
 
 
 def _rows() -> list[object]:
+    """All rows; those not marked slow, which CI runs, are a part: test_warm runs nearly all."""
     return [
-        pytest.param(case, id=case.name, marks=pytest.mark.slow if case.heavy else ())
-        for case in CASES
+        pytest.param(
+            case,
+            id=case.name,
+            marks=() if not case.heavy and (case.lone or number % 4 == 0) else pytest.mark.slow,
+        )
+        for number, case in enumerate(CASES)
     ]
 
 
@@ -116,3 +116,20 @@ def test_a_cold_start_is_another_cold_start(
     case: Case, mode: Mode, outcomes: dict[tuple[str, Mode], Outcome]
 ) -> None:
     check(case, mode, outcomes)
+
+
+_RANDOM = """
+import os, random, secrets, tempfile, uuid
+print(random.random(), random.SystemRandom().random(), uuid.uuid4(), os.urandom(8).hex())
+print(secrets.token_hex(8), tempfile.mktemp(), random.Random().random())
+"""
+
+
+async def test_two_warm_tasks_are_dealt_different_randomness(tmp_path: Path) -> None:
+    needs_cgroup()
+    spec = spec_for(code("random", _RANDOM), tmp_path, "warm")
+    async with sandbox.open_pool(config_for("cgroup", _SLOTS)) as pool:
+        first = (await sandbox.run_in(pool, spec)).stdout.split()
+        second = (await sandbox.run_in(pool, spec)).stdout.split()
+    assert len(first) == len(second) == 7
+    assert not set(first) & set(second)

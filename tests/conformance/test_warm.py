@@ -48,6 +48,16 @@ EXECUTED = frozenset(
         "loader variable",
     )
 ) | {case.name for case in CASES if case.name.startswith("variable PYTHON")}
+# From 3.13 on the interpreter remembers how it was started in ways that cannot be set from outside.
+if subprocess.run([PYTHON, "-c", "import sys; sys.exit(sys.version_info >= (3, 13))"]).returncode:
+    EXECUTED |= {
+        case.name
+        for case in CASES
+        if "-c" in case.argv[:1]
+        or any(
+            name.split(".")[0] in sys.stdlib_module_names for name in case.files if "/" not in name
+        )
+    }
 _ZYGOTE_ENV = {"LANG": "C.UTF-8", "HOME": "/nonexistent", "LD_BIND_NOW": "1"}
 
 
