@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 from pathlib import Path
@@ -24,6 +25,7 @@ from sandbox.watchdog import Watchdog, Watched
 
 _CLEANUP_S = 30.0
 _LAUNCHER_S = 5.0
+_START_S = 60.0
 _INLINE_BYTES = 32 << 10  # a datagram may hold 208 KiB, SO_SNDBUF's default
 _LEAST_CPU_CHECK_S = 0.05
 _FIELD_CHARACTERS = 16
@@ -101,7 +103,10 @@ class CellRun(Run):
 
     async def _ask(self, fields: dict[str, Any], descriptors: list[int]) -> None:
         try:
-            answer = await self._launcher.request(self._number, "start", fields, descriptors)
+            # Staging an archive takes its time, which the time limit bounds; all else is quick.
+            patience_s = _START_S if self._spec.archive is None else math.inf
+            with trio.fail_after(patience_s):
+                answer = await self._launcher.request(self._number, "start", fields, descriptors)
         except BadSpec as error:
             self._refusal = error
             with trio.move_on_after(_LAUNCHER_S):
@@ -109,6 +114,9 @@ class CellRun(Run):
             raise
         except SetupFailed as error:
             await self._cell_failed(error)
+            return
+        except trio.TooSlowError:
+            await self._cell_failed(SetupFailed("its launcher does not answer"))
             return
         if len(answer.descriptors) != _ANSWERED:
             await self._cell_failed(SetupFailed("its launcher answered nonsense"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 
 TYPE_CHECKING = False
@@ -23,6 +24,11 @@ _DEFAULTS = (
 )  # those that Python ignores; ignoring outlives execve
 
 
+_POINTER_BYTES = 8
+_LEAST_BYTES, _MOST_BYTES = 128 << 10, 6 << 20  # ARG_MAX, three quarters of the usual stack
+_ROOM_BYTES = 4096 + 1024  # the path of the program itself, and what the kernel puts beside it
+
+
 class CannotExecute(Exception):
     """There is no such command, or it is not executable.
 
@@ -37,24 +43,35 @@ class CannotExecute(Exception):
         self.text = f"bwrap: execvp {name}: {why}\n"
 
 
+def is_too_long(argv: list[str], env: dict[str, str]) -> bool:
+    """Whether execve(2) would answer E2BIG: strings and the pointers to them share a part of the
+    stack (`bprm_stack_limits` in the kernel's fs/exec.c).
+    """
+    words = [*argv, *(f"{name}={value}" for name, value in env.items())]
+    used = sum(len(os.fsencode(word)) + 1 + _POINTER_BYTES for word in words)
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    most = _MOST_BYTES if stack == resource.RLIM_INFINITY else min(_MOST_BYTES, stack // 4)
+    return used + _ROOM_BYTES > max(_LEAST_BYTES, most)
+
+
 def spawn(argv: list[str], env: dict[str, str], streams: tuple[int, int, int]) -> int:
     """Start a command with these as its descriptors 0 to 2.
 
     Raises:
-        CannotExecute: there is nothing to execute.
-        OSError: the kernel refused it for another reason, E2BIG among them.
+        CannotExecute: there is nothing that could be executed.
     """
     path = _find(argv[0], env.get("PATH", ""))
     try:
-        return _spawn(path, argv, env, streams)
-    except PermissionError:
-        raise CannotExecute(NOT_EXECUTABLE, argv[0], "Permission denied") from None
-    except FileNotFoundError:  # the interpreter that its first line names
+        try:
+            return _spawn(path, argv, env, streams)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            return _spawn("/bin/sh", ["/bin/sh", path, *argv[1:]], env, streams)
+    except FileNotFoundError:  # perhaps the interpreter that its first line names
         raise CannotExecute(NOT_FOUND, argv[0], "No such file or directory") from None
     except OSError as error:
-        if error.errno != errno.ENOEXEC:
-            raise
-        return _spawn("/bin/sh", ["/bin/sh", path, *argv[1:]], env, streams)
+        raise CannotExecute(NOT_EXECUTABLE, argv[0], str(error.strerror)) from None
 
 
 def execute(argv: list[str], env: dict[str, str]) -> NoReturn:

@@ -20,7 +20,6 @@ else:
     import _signal  # without the enumerations of the module around it
 
 _MOST_DESCRIPTORS = 512  # above what one message can bring
-_E2BIG = 7
 
 
 class Init:
@@ -48,31 +47,23 @@ class Init:
             os._exit(1)  # never back into the launcher's loop
 
     def _execute(self) -> NoReturn:
-        task = self._prepare()
+        self._prepare()
         streams = (self._descriptors[0], self._descriptors[1], self._descriptors[2])
-        pid = -1
         try:
-            pid = command.spawn(self._message["argv"], self._message["env"], streams)
+            self._wait(command.spawn(self._message["argv"], self._message["env"], streams))
         except command.CannotExecute as error:
-            self._tell(task)
-            os.write(streams[2], error.text.encode("utf-8", "surrogateescape"))
-            os._exit(error.exit_code)
-        except OSError as error:
-            self._fail("spec" if error.errno == _E2BIG else "setup", str(error.strerror or error))
-        self._tell(task)
-        self._wait(pid)
+            self._give_up(error.exit_code, error.text)
 
     def fork(self) -> None:
         """Fork a Python task; returns in its process alone, which is ready to go on as the task."""
         pid = -1
         try:
-            task = self._prepare()
+            self._prepare()
             try:
                 pid = os.fork()
             except OSError as error:
-                self._fail("setup", str(error))
+                self._give_up(command.NOT_EXECUTABLE, f"cannot fork: {error.strerror}\n")
             if pid:
-                self._tell(task)
                 self._wait(pid)
         finally:
             if pid:
@@ -85,8 +76,8 @@ class Init:
         self._link.detach()
         os.closerange(3, _MOST_DESCRIPTORS)
 
-    def _prepare(self) -> int:
-        """Mount, give up every right and stage; returns a descriptor of /task."""
+    def _prepare(self) -> None:
+        """Mount, give up every right, stage, and say that the task begins: all but its start."""
         message, descriptors = self._message, self._descriptors
         try:
             linux.die_with_parent()
@@ -111,16 +102,21 @@ class Init:
             # Python's own handler would end this process: a task could end its init, and so forge
             # its exit code. As pid 1 it is not reached by a signal that it leaves to the kernel.
             _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+            if command.is_too_long(message["argv"], message["env"]):
+                self._fail("spec", "Argument list too long: the command and its variables")
+            self._tell(task)
         except stage.StageError as error:
             self._fail(error.kind, error.text)
         except MemoryError:
             self._fail("archive", "unpacking the archive needs more memory than the task has")
         except Exception as error:
             self._fail("setup", f"{type(error).__name__}: {error}")
-        return task
 
     def _tell(self, task: int) -> None:
-        """Say that the task has started, and hand over what outlives this process or ends it."""
+        """Say that the task starts, and hand over what outlives this process or ends it.
+
+        Before it does: where this fails nothing of the task ran, and it can be tried elsewhere.
+        """
         itself = os.pidfd_open(os.getpid())
         try:
             datagrams.send(self._link, answers.done(self._message["id"], "start"), (itself, task))
@@ -132,6 +128,10 @@ class Init:
     def _fail(self, kind: str, text: str) -> NoReturn:
         self._link.send(answers.refused(self._message["id"], "start", kind, text))
         os._exit(1)
+
+    def _give_up(self, exit_code: int, text: str) -> NoReturn:
+        os.write(self._descriptors[2], text.encode("utf-8", "surrogateescape"))
+        os._exit(exit_code)
 
     def _wait(self, task_pid: int) -> NoReturn:
         """Reap whatever ends here until the task's first process does, and end as a shell would."""

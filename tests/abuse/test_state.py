@@ -235,6 +235,7 @@ tell(error=attempt(flood), sent=sent)
 @case(108)
 async def test_descriptors_in_flight_are_few_and_gone_with_the_run(arena: Arena) -> None:
     """A message may hold descriptors, and a socket that nobody holds but its own message."""
+    arena.may_fall_back = True
     seen = await arena.python(_IN_FLIGHT)
     assert seen.result.reason is Reason.OUT_OF_MEMORY or seen.told["error"] in (
         "ETOOMANYREFS",
@@ -249,6 +250,7 @@ async def test_a_hoard_of_descriptors_in_flight_keeps_no_other_task_from_startin
     arena: Arena,
 ) -> None:
     """The kernel counts them per user, and the pool itself starts tasks by sending descriptors."""
+    arena.may_fall_back = True
     spec = arena.python_spec(_IN_FLIGHT + "time.sleep(100)\n")
     async with arena.open(spec) as run:
         assert b"sent" in await arena.first_line(run)
