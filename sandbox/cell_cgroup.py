@@ -65,6 +65,10 @@ class CellCgroup(Protocol):
     def kill(self) -> None:
         """Kill everything of the cell, where the kernel can do that at once."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether `end` has nothing to do."""
+
     async def end(self) -> None:
         """Remove what the run had of its own."""
 
@@ -98,6 +102,7 @@ class SharedCgroup:
         self._limits: Limits | None = None
         self._own_bytes = 0
         self._own_pids = 0
+        self._oom_kills = 0
         self._at_start = _Counters()
 
     def create(self, uid: int) -> None:
@@ -130,14 +135,14 @@ class SharedCgroup:
             self._limits = limits
         # Down to what is charged now, pages of files that earlier runs read included.
         os.pwrite(self._files["peak"], b"0", 0)
-        self._at_start = _Counters(
-            self._cpu_s(), int(self._pread("usage")), _counter(self._pread("oom"), b"oom_kill")
-        )
+        # Nobody is killed between two runs: what the last one read of that still holds.
+        self._at_start = _Counters(self._cpu_s(), int(self._pread("usage")), self._oom_kills)
         return None
 
     def out_of_memory(self) -> bool:
         """See `CellCgroup.out_of_memory`."""
-        return _counter(self._pread("oom"), b"oom_kill") > self._at_start.oom_kills
+        self._oom_kills = _counter(self._pread("oom"), b"oom_kill")
+        return self._oom_kills > self._at_start.oom_kills
 
     def cpu_s(self) -> float:
         """See `CellCgroup.cpu_s`."""
@@ -154,6 +159,11 @@ class SharedCgroup:
     def kill(self) -> None:
         """See `CellCgroup.kill`."""
         self._cgroup.kill()
+
+    @property
+    def ended(self) -> bool:
+        """Always: nothing is a run's own."""
+        return True
 
     async def end(self) -> None:
         """Nothing is a run's own."""
@@ -260,6 +270,11 @@ class LeafCgroup:
         self._launcher.kill()
         if self._run is not None:
             self._run.kill()
+
+    @property
+    def ended(self) -> bool:
+        """See `CellCgroup.ended`."""
+        return self._run is None
 
     async def end(self) -> None:
         """See `CellCgroup.end`."""

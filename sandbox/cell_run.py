@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import signal
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,13 @@ class CellRun(Run):
         *,
         link: SpawnerLink,
         nursery: trio.Nursery,
+        null: int,
         cell: Cell,
         launcher: SpawnerLink,
         deadlines: Deadlines,
         watchdog: Watchdog,
     ) -> None:
-        super().__init__(spec, link=link, nursery=nursery, slot=cell.slot)
+        super().__init__(spec, link=link, nursery=nursery, slot=cell.slot, null=null)
         self._cell = cell
         self._launcher = launcher
         self._deadlines = deadlines
@@ -78,35 +80,38 @@ class CellRun(Run):
             CellFailed: the cell is of no use; try another, or none.
         """
         check_paths(self._spec)
-        with contextlib.ExitStack() as ours, contextlib.ExitStack() as given:
-            stdin = self._open_stdin(ours, given)
-            stdout, stderr = self._output.open()
-            given.callback(os.close, stdout)
-            given.callback(os.close, stderr)
-            sources = [self._open_source(path, given) for path in _sources(self._spec)]
-            fields, body = self._describe(given)
-            into = self._begin_account()
-            if into is not None:
-                given.callback(os.close, into)
-            self._cell.on_gone = self._on_cell_gone
-            self._cell.on_out_of_memory = self._on_out_of_memory
-            self._launcher.call_at_end(self._number, self._on_ended)
-            self._started_at_s = trio.current_time()
-            self._wall = self._deadlines.call_at(
-                self._started_at_s + self._spec.limits.wall_s, lambda: self._end(Reason.TIME_LIMIT)
-            )
-            fields["into_cgroup"] = into is not None
-            first = [*body, *([] if into is None else [into])]
-            self._asked = True
-            await self._ask(fields, [*first, stdin, stdout, stderr, *sources])
-            ours.pop_all()
-
-    async def _ask(self, fields: dict[str, Any], descriptors: list[int]) -> None:
+        given: list[int] = []
         try:
-            # Staging an archive takes its time, which the time limit bounds; all else is quick.
-            patience_s = _START_S if self._spec.archive is None else math.inf
-            with trio.fail_after(patience_s):
-                answer = await self._launcher.request(self._number, "start", fields, descriptors)
+            await self._start(given)
+        finally:
+            for descriptor in given:
+                if descriptor != self._null:
+                    os.close(descriptor)
+
+    async def _start(self, given: list[int]) -> None:
+        """Start it with descriptors that are to be closed afterwards, all of them in `given`."""
+        fields = self._describe(given)
+        into = self._begin_account()
+        if into is not None:
+            given.append(into)
+        fields["into_cgroup"] = into is not None
+        given.append(self._open_stdin())
+        given += self._output.open()
+        for path in _sources(self._spec):
+            given.append(_open_source(path))
+        self._cell.on_gone = self._on_cell_gone
+        self._cell.on_out_of_memory = self._on_out_of_memory
+        self._launcher.call_at_end(self._number, self._on_ended)
+        self._started_at_s = trio.current_time()
+        self._wall = self._deadlines.call_at(
+            self._started_at_s + self._spec.limits.wall_s, self._on_wall_time
+        )
+        self._asked = True
+        # Staging an archive takes its time, which the time limit bounds; all else is quick.
+        patience_s = _START_S if self._spec.archive is None else math.inf
+        patience = self._deadlines.call_at(self._started_at_s + patience_s, self._cell.kill)
+        try:
+            answer = await self._launcher.request(self._number, "start", fields, given)
         except BadSpec as error:
             self._refusal = error
             with trio.move_on_after(_LAUNCHER_S):
@@ -115,13 +120,17 @@ class CellRun(Run):
         except SetupFailed as error:
             await self._cell_failed(error)
             return
-        except trio.TooSlowError:
-            await self._cell_failed(SetupFailed("its launcher does not answer"))
-            return
-        if len(answer.descriptors) != _ANSWERED:
+        finally:
+            patience.cancel()
+        await self._begin_to_watch(answer.descriptors)
+
+    async def _begin_to_watch(self, descriptors: tuple[int, ...]) -> None:
+        if len(descriptors) != _ANSWERED:
+            for descriptor in descriptors:
+                os.close(descriptor)
             await self._cell_failed(SetupFailed("its launcher answered nonsense"))
             return
-        self._pidfd, self._task_folder = answer.descriptors
+        self._pidfd, self._task_folder = descriptors
         if self._killed_for is not None:
             self._kill()
         if self._cell.cgroup is None:
@@ -140,12 +149,22 @@ class CellRun(Run):
         if self._result is None or self._killed_for is None:
             raise CellFailed(str(error)) from error
 
+    def close_nowait(self) -> bool:
+        """Do what `close` does, if that needs no waiting; say whether it is done."""
+        cell = self._cell
+        if not self._over.is_set() or cell.is_odd or not (cell.cgroup is None or cell.cgroup.ended):
+            return False
+        self._stop_feeding()
+        self._output.close()
+        self._close_descriptors()
+        return True
+
     async def close(self) -> None:
         """See `Run.close`; the cell is its owner's to give back, or to close if it `is_odd`."""
         try:
             if self._asked and not self._over.is_set():
                 await self._end_by_force()
-            self._feeding.cancel()
+            self._stop_feeding()
             self._output.close()
             if self._cell.cgroup is not None and not self._cell.is_odd:
                 await self._cell.cgroup.end()
@@ -153,10 +172,13 @@ class CellRun(Run):
             self._cell.kill()
             raise SetupFailed(f"a run could not be cleaned up: {error}") from error
         finally:
-            for descriptor in (self._pidfd, self._task_folder):
-                if descriptor >= 0:
-                    os.close(descriptor)
-            self._pidfd = self._task_folder = -1
+            self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        for descriptor in (self._pidfd, self._task_folder):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._pidfd = self._task_folder = -1
 
     async def _end_by_force(self) -> None:
         with trio.fail_after(_CLEANUP_S):
@@ -169,7 +191,7 @@ class CellRun(Run):
 
     # Start.
 
-    def _describe(self, given: contextlib.ExitStack) -> tuple[dict[str, Any], list[int]]:
+    def _describe(self, given: list[int]) -> dict[str, Any]:
         fields = describe_in_cell(
             self._spec,
             with_cgroup=self._cell.cgroup is not None,
@@ -177,21 +199,11 @@ class CellRun(Run):
             overhead_pids=self._cell.overhead_pids,
         )
         if _is_short(self._spec):
-            return fields, []
+            return fields
         body = os.memfd_create("run", os.MFD_CLOEXEC)
-        given.callback(os.close, body)
+        given.append(body)
         write_file(body, to_launcher(fields))
-        return {"body_follows": True}, [body]
-
-    def _open_source(self, path: Path, given: contextlib.ExitStack) -> int:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise BadSpec(f"cannot read {path}: {error.strerror}") from None
-        given.callback(os.close, descriptor)
-        if not Path(f"/proc/self/fd/{descriptor}").is_file():
-            raise BadSpec(f"cannot stage {path}: it is not a regular file")
-        return descriptor
+        return {"body_follows": True}
 
     def _begin_account(self) -> int | None:
         if self._cell.cgroup is None:
@@ -210,6 +222,9 @@ class CellRun(Run):
         self._exit_code = told["exit_code"]
         self._told = told
         self._finish()
+
+    def _on_wall_time(self) -> None:
+        self._end(Reason.TIME_LIMIT)
 
     def _on_out_of_memory(self) -> None:
         self._end(Reason.OUT_OF_MEMORY)
@@ -276,6 +291,17 @@ class CellRun(Run):
 
 def _nothing() -> None:
     """What there is to do between runs."""
+
+
+def _open_source(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise BadSpec(f"cannot read {path}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadSpec(f"cannot stage {path}: it is not a regular file")
+    return descriptor
 
 
 def _is_short(spec: Spec) -> bool:

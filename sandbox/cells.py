@@ -80,19 +80,24 @@ class Cells:
             raise
         return cell
 
+    def give_back_nowait(self, cell: Cell) -> bool:
+        """Keep the cell for its tenant, where it may be kept; say whether it is."""
+        age_s = trio.current_time() - cell.made_at_s
+        spent = cell.runs >= self._rules.max_runs or age_s >= self._rules.max_age_s
+        if cell.is_odd or spent or self.closing:
+            return False
+        cell.idle_since_s = trio.current_time()
+        self._idle.append(cell)
+        return True
+
     async def give_back(self, cell: Cell) -> None:
         """Keep the cell for its tenant, or end it where it is old or something about it is odd.
 
         Raises:
             SetupFailed: it could not be ended; its place is not used again.
         """
-        age_s = trio.current_time() - cell.made_at_s
-        spent = cell.runs >= self._rules.max_runs or age_s >= self._rules.max_age_s
-        if cell.is_odd or spent or self.closing:
+        if not self.give_back_nowait(cell):
             await self._end(cell)
-            return
-        cell.idle_since_s = trio.current_time()
-        self._idle.append(cell)
 
     async def run(self) -> None:
         """Keep cells parked, and end those that are old or unused, until cancelled."""

@@ -37,10 +37,11 @@ class ColdRun(Run):
         link: SpawnerLink,
         nursery: trio.Nursery,
         slot: int,
+        null: int,
         uid: int,
         limiter: RunCgroup | Watchdog,
     ) -> None:
-        super().__init__(spec, link=link, nursery=nursery, slot=slot)
+        super().__init__(spec, link=link, nursery=nursery, slot=slot, null=null)
         self._uid = uid
         self._limiter = limiter
         self._number = link.new_id()
@@ -66,7 +67,9 @@ class ColdRun(Run):
         """
         check_paths(self._spec)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as given:
-            stdin = self._open_stdin(ours, given)
+            stdin = self._open_stdin()
+            if stdin != self._null:
+                given.callback(os.close, stdin)
             stdout, stderr = self._output.open()
             given.callback(os.close, stdout)
             given.callback(os.close, stderr)
@@ -96,7 +99,7 @@ class ColdRun(Run):
                 if self._pidfd >= 0:
                     self._end(Reason.STOPPED)
                     await self._over.wait()
-                self._feeding.cancel()
+                self._stop_feeding()
                 self._output.close()
                 async with self._link.cleaning(self._slot):
                     if isinstance(self._limiter, RunCgroup):

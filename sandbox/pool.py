@@ -92,8 +92,10 @@ class Pool:
         watchdog: Watchdog,
         deadlines: Deadlines,
         cells: Cells,
+        null: int,
     ) -> None:
         self.config = config
+        self._null = null
         self._link = link
         self._nursery = nursery
         self._uids = uids
@@ -128,10 +130,11 @@ class Pool:
                 await self._start_in_cell(spec, opened)
             yield opened.run or await self._start_cold(spec, slot, opened)
         finally:
-            # `close` has a deadline of its own. A slot that it could not clean is not used again.
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
-                await self._close(opened)
-                self._put_free.send_nowait(slot)
+            if not self._close_nowait(opened):
+                # `close` has a deadline of its own. A slot that it could not clean is lost.
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
+                    await self._close(opened)
+            self._put_free.send_nowait(slot)
 
     @property
     def parked(self) -> int:
@@ -171,6 +174,7 @@ class Pool:
             spec,
             link=self._link,
             nursery=self._nursery,
+            null=self._null,
             cell=cell,
             launcher=launcher,
             deadlines=self._deadlines,
@@ -187,12 +191,24 @@ class Pool:
             spec,
             link=self._link,
             nursery=self._nursery,
+            null=self._null,
             slot=slot,
             uid=self._uids[slot],
             limiter=self._watchdog if self._cgroup is None else self._cgroup.new_run(),
         )
         await run.start()
         return run
+
+    def _close_nowait(self, opened: _Opened) -> bool:
+        """What `_close` does, where that needs no waiting: a run in a cell that is over."""
+        run, cell = opened.run, opened.cell
+        if not isinstance(run, CellRun) or cell is None or not run.close_nowait():
+            return False
+        opened.run = None
+        if not self._cells.give_back_nowait(cell):
+            return False
+        opened.cell = None
+        return True
 
     async def _close(self, opened: _Opened) -> None:
         run, cell = opened.run, opened.cell
@@ -260,6 +276,7 @@ async def _open_services(
             new_cgroup=None if cgroup is None else functools.partial(new_cell_cgroup, cgroup),
         )
         lasting = trio.CancelScope(shield=True)
+        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         services.start_soon(_serve, link.run, trio.CancelScope(shield=True))
         services.start_soon(_serve_all, lasting, watchdog.run, deadlines.run, cells.run)
         try:
@@ -272,12 +289,14 @@ async def _open_services(
                 watchdog=watchdog,
                 deadlines=deadlines,
                 cells=cells,
+                null=null,
             )
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
                 await cells.close()
             link.kill()  # its own task, and those of runs that are left, end by that
             lasting.cancel()
+            os.close(null)
 
 
 async def _serve(service: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -26,8 +25,11 @@ _STDIN_BYTES = 1 << 16
 class Run(abc.ABC):
     """A run in progress. Made by `Pool.open_run`; use `chunks`, `wait`, `stop` and `collect`."""
 
-    def __init__(self, spec: Spec, *, link: SpawnerLink, nursery: trio.Nursery, slot: int) -> None:
+    def __init__(
+        self, spec: Spec, *, link: SpawnerLink, nursery: trio.Nursery, slot: int, null: int
+    ) -> None:
         self._spec = spec
+        self._null = null
         self._link = link
         self._nursery = nursery
         self._slot = slot
@@ -37,7 +39,7 @@ class Run(abc.ABC):
         self._exit_code: int | None = None
         self._refusal: SandboxError | None = None
         self._result: Result | None = None
-        self._feeding = trio.CancelScope(shield=True)
+        self._feeding: trio.CancelScope | None = None
         self._over = trio.Event()
         self._started_at_s = 0.0
 
@@ -134,24 +136,27 @@ class Run(abc.ABC):
     def _left_behind(self) -> list[int]:
         """Descriptors that lead to what the run left, where its slot's mounts do not."""
 
-    def _open_stdin(self, ours: contextlib.ExitStack, given: contextlib.ExitStack) -> int:
+    def _open_stdin(self) -> int:
         """What the task reads: /dev/null, or a pipe that is fed from the source.
 
-        Never the source itself: /proc/self/fd/0 would name it, and open it for writing.
+        Never the source itself: /proc/self/fd/0 would name it, and open it for writing. A pipe is
+        the caller's to close, /dev/null the pool's.
         """
         if self._spec.stdin is None:
-            null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-            given.callback(os.close, null)
-            return null
+            return self._null
         source = self._spec.stdin
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        given.callback(os.close, reader)
         os.set_blocking(writer, False)
         if isinstance(source, Path):
             self._nursery.start_soon(_feed, source, writer)
         else:
+            self._feeding = trio.CancelScope(shield=True)
             self._nursery.start_soon(_pass_on, source, writer, self._feeding)
         return reader
+
+    def _stop_feeding(self) -> None:
+        if self._feeding is not None:
+            self._feeding.cancel()
 
     def _end(self, reason: Reason) -> None:
         """Kill everything; the first reason counts, unless the task ended by itself before."""
