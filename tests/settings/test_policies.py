@@ -214,8 +214,11 @@ def test_who_may_reach_the_network_and_graphics_processors_is_named() -> None:
     assert profiles["gpu"].gpus.most == 8
 
 
-def test_no_policy_that_is_shipped_reuses_a_sandbox() -> None:
-    assert {profile.reuse for profile in load_policies(None).profiles.values()} == {Reuse.NEVER}
+def test_sandboxes_are_reused_for_one_account_at_most_and_never_where_more_is_at_stake() -> None:
+    profiles = load_policies(None).profiles
+    reusing = {name for name, profile in profiles.items() if profile.reuse is not Reuse.NEVER}
+    assert reusing == {"default", "python"}
+    assert {profiles[name].reuse for name in reusing} == {Reuse.ACCOUNT}
 
 
 def test_a_single_file_is_read_as_what_it_is_named_for(tmp_path: Path) -> None:
