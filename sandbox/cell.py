@@ -22,6 +22,7 @@ from sandbox.spawner import seccomp
 from sandbox.spec import Spec
 
 _MOST_PARKED = 1024
+_MOST_FILES = 200  # they go to the launcher as descriptors, 253 of which fit a message
 _READY_S = 20.0
 _GONE_S = 10.0
 _PEER_GONE = "the launcher of its cell ended while it ran: try it again"
@@ -65,6 +66,8 @@ class CellKind:
             python: the interpreter of those that name none.
         """
         if spec.tenant is None or spec.binds or spec.devices or spec.root is not None:
+            return None
+        if len(spec.files) > _MOST_FILES:
             return None
         return cls(python=spec.python or python, seccomp=spec.seccomp, network=spec.network)
 

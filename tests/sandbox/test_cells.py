@@ -329,3 +329,16 @@ async def test_rules_can_change_while_the_pool_is_open() -> None:
                 await trio.sleep(0.01)
         assert await _which(pool, "a") == first
         assert await _which(pool, "a") != first
+
+
+@pytest.mark.parametrize("count", [200, 201])
+async def test_however_many_files_are_staged_they_are_there(count: int, tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("x")
+    files = tuple(
+        sandbox.StagedFile(source=tmp_path / "one", name=f"f{number}") for number in range(count)
+    )
+    async with _open() as pool:
+        first = await _which(pool, "a")
+        done = await sandbox.run_in(pool, _of("a", "cat f* | wc -c", files=files))
+        assert int(done.stdout) == count
+        assert await _which(pool, "a") == first
