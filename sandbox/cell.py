@@ -142,6 +142,7 @@ class Cell:
         Raises:
             SetupFailed: it could not be made; nothing of it is left.
         """
+        opened = False
         try:
             if self.cgroup is not None:
                 self.cgroup.create(self._uid)
@@ -150,11 +151,13 @@ class Cell:
                 await self.open_warm()
             elif self.cgroup is not None:
                 self.cgroup.settle()
-        except BaseException as error:
-            await self.close()
-            if isinstance(error, OSError):
-                raise SetupFailed(f"a cell could not be made: {error}") from error
-            raise
+            opened = True
+        except OSError as error:
+            raise SetupFailed(f"a cell could not be made: {error}") from error
+        finally:
+            if not opened:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _GONE_S):
+                    await self.close()
 
     async def open_warm(self) -> None:
         """Start the cell's warm interpreter.

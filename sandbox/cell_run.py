@@ -110,19 +110,23 @@ class CellRun(Run):
         # Staging an archive takes its time, which the time limit bounds; all else is quick.
         patience_s = _START_S if self._spec.archive is None else math.inf
         patience = self._deadlines.call_at(self._started_at_s + patience_s, self._cell.kill)
+        refusal: SetupFailed | BadSpec
         try:
             answer = await self._launcher.request(self._number, "start", fields, given)
-        except BadSpec as error:
-            self._refusal = error
-            with trio.move_on_after(_LAUNCHER_S):
-                await self._over.wait()
-            raise
-        except SetupFailed as error:
-            await self._cell_failed(error)
+        except (SetupFailed, BadSpec) as error:
+            refusal = error
+        else:
+            await self._begin_to_watch(answer.descriptors)
             return
         finally:
             patience.cancel()
-        await self._begin_to_watch(answer.descriptors)
+        if isinstance(refusal, SetupFailed):
+            await self._cell_failed(refusal)
+            return
+        self._refusal = refusal
+        with trio.move_on_after(_LAUNCHER_S):
+            await self._over.wait()
+        raise refusal
 
     async def _begin_to_watch(self, descriptors: tuple[int, ...]) -> None:
         if len(descriptors) != _ANSWERED:

@@ -15,6 +15,7 @@ from sandbox.link import SpawnerLink
 
 _REFUSED_FOR_S = 30.0
 _LOOK_EVERY_S = 1.0
+_END_S = 30.0
 
 
 class Cells:
@@ -68,16 +69,19 @@ class Cells:
             cell.tenant = tenant
             self._wake_parking()
         cell.runs += 1 if reuse else self._rules.max_runs
-        try:
-            if warm and cell.warm is None:
-                await cell.open_warm()
-        except SetupFailed:
-            await self.give_back(cell)
-            return None
-        except BaseException:
-            cell.kill()
-            await self.give_back(cell)
-            raise
+        if warm and cell.warm is None:
+            came = False
+            try:
+                with contextlib.suppress(SetupFailed):
+                    await cell.open_warm()
+                    came = True
+            finally:
+                if not came:
+                    cell.kill()
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + _END_S):
+                        await self.give_back(cell)
+            if not came:
+                return None
         return cell
 
     def give_back_nowait(self, cell: Cell) -> bool:

@@ -218,7 +218,8 @@ class Pool:
                 await run.close()
         finally:
             if cell is not None:
-                await self._cells.give_back(cell)
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
+                    await self._cells.give_back(cell)
 
 
 @contextlib.asynccontextmanager
