@@ -11,6 +11,7 @@ from sandbox.machine import check_machine
 from sandbox.pool import Pool, PoolConfig, open_pool, run_in
 from sandbox.python import find_python
 from sandbox.refusal import check_user_namespaces
+from sandbox.result import Start
 from sandbox.spec import Limits, Spec
 
 _NEEDED = frozenset(("isolation", "cgroup"))
@@ -47,7 +48,7 @@ async def _try_isolation() -> list[Finding]:
     try:
         async with open_pool(PoolConfig(limits="best-effort", slots=1)) as pool:
             seen = Finding(name="isolation", ok=True, detail="a run saw itself confined")
-            return [seen, await _try_python(pool)]
+            return [seen, await _try_python(pool), await _try_cell(pool)]
     except Unavailable as error:
         return [_named("isolation", error)]
     except SandboxError as error:
@@ -65,6 +66,18 @@ async def _try_python(pool: Pool) -> Finding:
     prefix = find_python().prefix
     origin = "" if prefix is None else f", which is {prefix} of this machine"
     return Finding(name="python", ok=True, detail=f"tasks get {told}{origin}")
+
+
+async def _try_cell(pool: Pool) -> Finding:
+    """Never missing, for nothing but speed depends on it."""
+    spec = Spec(argv=("python3", "-c", ""), limits=Limits(wall_s=_PYTHON_S), tenant="probe")
+    async with pool.open_run(spec) as run:
+        started = run.started
+        await run.wait()
+    detail = "runs of one tenant can start warm"
+    if started is not Start.WARM:
+        detail = f"a run of a tenant started {started}, which is slower"
+    return Finding(name="cells", ok=True, detail=detail)
 
 
 async def _try_cgroup() -> Finding:

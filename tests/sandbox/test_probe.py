@@ -27,10 +27,13 @@ async def test_a_whole_machine_has_no_remedies() -> None:
         "user namespaces",
         "isolation",
         "python",
+        "cells",
         "cgroup layout",
         "cgroup",
     ]
     assert all(finding.ok and finding.detail and not finding.remedy for finding in findings)
+    (cells,) = (finding for finding in findings if finding.name == "cells")
+    assert cells.detail == "runs of one tenant can start warm"
 
 
 async def test_what_is_missing_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
