@@ -99,7 +99,7 @@ class Profile:
     seccomp: Seccomp = Seccomp.DENY_LIST
     env: Mapping[str, str] = attrs.field(factory=dict)
     """Variables that a task has unless it sets them itself."""
-    reuse: Reuse = Reuse.NEVER
+    reuse: Reuse = Reuse.ACCOUNT
     cell_runs: int = 100
     """After this many tasks a sandbox that is kept is made anew."""
     cell_age: float = 600.0

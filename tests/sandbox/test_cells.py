@@ -57,7 +57,7 @@ async def _which(pool: sandbox.Pool, tenant: str) -> bytes:
 
 def _launchers(pool: sandbox.Pool) -> list[int]:
     """The launchers of this pool's cells: processes that stand under one of its uids."""
-    uids = set(pool._uids)
+    uids = set(pool._uids) if os.geteuid() == 0 else {os.geteuid()}
     found: dict[int, int] = {}
     for pid in processes_with(_LAUNCHER):
         with contextlib.suppress(OSError):
