@@ -11,6 +11,7 @@ from typing import Any
 import trio
 
 from sandbox.cgroups import RunCgroup
+from sandbox.deadlines import Deadlines
 from sandbox.describe import describe
 from sandbox.errors import BadArchive, BadSpec, SandboxError, SetupFailed
 from sandbox.judge import judge_unstarted
@@ -40,10 +41,12 @@ class ColdRun(Run):
         null: int,
         uid: int,
         limiter: RunCgroup | Watchdog,
+        deadlines: Deadlines,
     ) -> None:
         super().__init__(spec, link=link, nursery=nursery, slot=slot, null=null)
         self._uid = uid
         self._limiter = limiter
+        self._deadlines = deadlines
         self._number = link.new_id()
         self._set_up = trio.Event()
 
@@ -143,6 +146,9 @@ class ColdRun(Run):
 
         Shielded: it ends with the run, which whoever holds the run is sure to kill.
         """
+        wall = self._deadlines.call_at(
+            self._started_at_s + self._spec.limits.wall_s, self._on_wall_time
+        )
         try:
             with held, trio.CancelScope(shield=True):
                 if isinstance(self._limiter, RunCgroup):
@@ -153,18 +159,18 @@ class ColdRun(Run):
             self._refusal = error if isinstance(error, SandboxError) else SetupFailed(str(error))
             self._kill()
         finally:
+            wall.cancel()
             self._set_up.set()
             self._over.set()
 
     async def _supervise_in_cgroup(self, cgroup: RunCgroup, report: int) -> None:
         async with trio.open_nursery() as watchers:
-            watchers.start_soon(self._watch_wall_time)
             watchers.start_soon(self._watch_memory, cgroup)
             if self._spec.limits.cpu_s is not None:
                 watchers.start_soon(self._watch_cpu_time, cgroup, self._spec.limits.cpu_s)
             wall_s = await self._follow(report)
             watchers.cancel_scope.cancel()
-        await self._link.ended(self._number)
+        self._link.ignore_end(self._number)  # it is dead, and an empty cgroup says the rest
         await cgroup.wait_empty()
         usage = Usage(
             wall_s=wall_s,
@@ -175,10 +181,7 @@ class ColdRun(Run):
 
     async def _supervise_by_watchdog(self, watchdog: Watchdog, report: int) -> None:
         with watchdog.watch(self._pidfd, self._spec.limits, self._end) as watched:
-            async with trio.open_nursery() as watchers:
-                watchers.start_soon(self._watch_wall_time)
-                wall_s = await self._follow(report)
-                watchers.cancel_scope.cancel()
+            wall_s = await self._follow(report)
         told = await self._link.ended(self._number)
         self._conclude(_usage(wall_s, watched, told), out_of_memory=False)
 
@@ -205,8 +208,7 @@ class ColdRun(Run):
         elif "child-pid" in status:
             self._set_up.set()
 
-    async def _watch_wall_time(self) -> None:
-        await trio.sleep_until(self._started_at_s + self._spec.limits.wall_s)
+    def _on_wall_time(self) -> None:
         self._end(Reason.TIME_LIMIT)
 
     async def _watch_memory(self, cgroup: RunCgroup) -> None:

@@ -160,6 +160,10 @@ class SpawnerLink:
         """Note that `ended` will be called for this id; to be said before it is started."""
         self._expect(number, "ended")
 
+    def ignore_end(self, number: int) -> None:
+        """Do not wait for the notice of this id's end after all."""
+        self._awaited.pop((number, "ended"), None)
+
     async def ended(self, number: int) -> dict[str, Any]:
         """Wait until the spawner has reaped the process of this id, and return what it tells.
 

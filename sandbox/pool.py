@@ -195,6 +195,7 @@ class Pool:
             slot=slot,
             uid=self._uids[slot],
             limiter=self._watchdog if self._cgroup is None else self._cgroup.new_run(),
+            deadlines=self._deadlines,
         )
         await run.start()
         return run
