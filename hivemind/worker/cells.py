@@ -7,7 +7,7 @@ from hivemind.core.confinement import Reuse
 from hivemind.core.policy import Profile
 
 _MOST_PARKED = 64
-"""However many a policy wants made ahead: each takes some 20 MB of memory."""
+"""However many a policy wants made ahead: each takes some 10 MB of memory."""
 
 
 def plan_cells(profiles: Iterable[Profile]) -> sandbox.CellRules:
