@@ -201,6 +201,9 @@ class Cells:
             cell = await self._make(kind, warm=True)
             if cell is None:
                 return
+            if self.closing:
+                await self._end(cell)
+                return
             self._idle.insert(0, cell)
 
     async def _end_old(self) -> None:
