@@ -90,11 +90,15 @@ class CellRun(Run):
 
     async def _start(self, given: list[int]) -> None:
         """Start it with descriptors that are to be closed afterwards, all of them in `given`."""
-        fields = self._describe(given)
+        body = self._describe(given)
         into = self._begin_account()
+        fields = {
+            "into_cgroup": into is not None,
+            "has_archive": self._spec.archive is not None,
+            "body_in_file": body is None,
+        }
         if into is not None:
-            given.append(into)
-        fields["into_cgroup"] = into is not None
+            given.insert(0, into)
         given.append(self._open_stdin())
         given += self._output.open()
         for path in _sources(self._spec):
@@ -112,7 +116,7 @@ class CellRun(Run):
         patience = self._deadlines.call_at(self._started_at_s + patience_s, self._cell.kill)
         refusal: SetupFailed | BadSpec
         try:
-            answer = await self._launcher.request(self._number, "start", fields, given)
+            answer = await self._launcher.request(self._number, "start", fields, given, body=body)
         except (SetupFailed, BadSpec) as error:
             refusal = error
         else:
@@ -195,19 +199,20 @@ class CellRun(Run):
 
     # Start.
 
-    def _describe(self, given: list[int]) -> dict[str, Any]:
-        fields = describe_in_cell(
+    def _describe(self, given: list[int]) -> dict[str, Any] | None:
+        """The run as its init reads it; None where that is in a file, which is then in `given`."""
+        body = describe_in_cell(
             self._spec,
             with_cgroup=self._cell.cgroup is not None,
             python=self._cell.kind.python,
             overhead_pids=self._cell.overhead_pids,
         )
         if _is_short(self._spec):
-            return fields
-        body = os.memfd_create("run", os.MFD_CLOEXEC)
-        given.append(body)
-        write_file(body, to_launcher(fields))
-        return {"body_follows": True}
+            return body
+        file = os.memfd_create("run", os.MFD_CLOEXEC)
+        given.append(file)
+        write_file(file, to_launcher(body))
+        return None
 
     def _begin_account(self) -> int | None:
         if self._cell.cgroup is None:

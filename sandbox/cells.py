@@ -201,9 +201,12 @@ class Cells:
             cell = await self._make(kind, warm=True)
             if cell is None:
                 return
-            if self.closing:
-                await self._end(cell)
-                return
+            await self._keep_parked(cell)
+
+    async def _keep_parked(self, cell: Cell) -> None:
+        if self.closing:
+            await self._end(cell)
+        else:
             self._idle.insert(0, cell)
 
     async def _end_old(self) -> None:

@@ -113,8 +113,17 @@ class SpawnerLink:
         self._last_id += 1
         return self._last_id
 
-    async def request(self, number: int, op: str, fields: dict[str, Any], fds: list[int]) -> Answer:
-        """Send one request and wait for its answer.
+    async def request(
+        self,
+        number: int,
+        op: str,
+        fields: dict[str, Any],
+        fds: list[int],
+        *,
+        body: dict[str, Any] | None = None,
+    ) -> Answer:
+        """Send one request, with a `body` in a message of its own if there is one, and wait for
+        its answer.
 
         Raises:
             SetupFailed: the spawner refused it, or is gone.
@@ -122,6 +131,8 @@ class SpawnerLink:
         awaited = self._expect(number, op)
         try:
             await self._send(self._encode({"id": number, "op": op, **fields}), fds)
+            if body is not None:
+                await self._send(self._encode(body), [])
             await awaited.arrived.wait()
         except BaseException:
             if awaited.answer is not None:

@@ -7,6 +7,7 @@ ends, so does this one, and the kernel kills whatever is left in the pid namespa
 from __future__ import annotations
 
 import _socket
+import marshal
 import os
 
 from sandbox.launcher import answers, command, confine
@@ -16,10 +17,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
     from typing import Any, NoReturn
+
+    from sandbox.launcher.warm import Start, Warm
 else:
     import _signal  # without the enumerations of the module around it
 
 _MOST_DESCRIPTORS = 512  # above what one message can bring
+_BODY_BYTES = 1 << 18  # above what one datagram can hold
+
+
+class PythonTask:
+    """What a forked interpreter is to go on as.
+
+    Attributes:
+        start: as the warm interpreter planned it.
+        argv: the command line.
+        env: all of the variables.
+    """
+
+    def __init__(self, start: Start, argv: list[str], env: dict[str, str]) -> None:
+        self.start = start
+        self.argv = argv
+        self.env = env
 
 
 class Init:
@@ -29,36 +48,27 @@ class Init:
         self,
         link: _socket.socket,
         seccomp: linux.Filter,
-        message: dict[str, Any],
+        number: int,
         descriptors: list[int],
         own_cgroup: bool,
     ) -> None:
         self._link = link
         self._filter = seccomp
-        self._message = message
+        self._number = number
         self._descriptors = descriptors
         self._own_cgroup = own_cgroup
+        self._message: dict[str, Any] = {}
 
-    def execute(self) -> NoReturn:
-        """Run a command to its end."""
-        try:
-            self._execute()
-        finally:
-            os._exit(1)  # never back into the launcher's loop
-
-    def _execute(self) -> NoReturn:
-        self._prepare()
-        streams = (self._descriptors[0], self._descriptors[1], self._descriptors[2])
-        try:
-            self._wait(command.spawn(self._message["argv"], self._message["env"], streams))
-        except command.CannotExecute as error:
-            self._give_up(error.exit_code, error.text)
-
-    def fork(self) -> None:
-        """Fork a Python task; returns in its process alone, which is ready to go on as the task."""
+    def run(self, ready: Warm | None, *, body_in_file: bool) -> PythonTask:
+        """Run a command to its end; returns in the process of a Python task alone."""
         pid = -1
         try:
+            self._message = self._read_body(in_file=body_in_file)
+            argv, env = self._message["argv"], self._message["env"]
+            start = ready.plan(argv, env) if ready is not None else None
             self._prepare()
+            if start is None:
+                self._execute()
             try:
                 pid = os.fork()
             except OSError as error:
@@ -75,6 +85,23 @@ class Init:
             os.dup2(self._descriptors[number], number, inheritable=True)
         self._link.detach()
         os.closerange(3, _MOST_DESCRIPTORS)
+        return PythonTask(start, argv, env)
+
+    def _read_body(self, *, in_file: bool) -> dict[str, Any]:
+        if in_file:
+            with os.fdopen(self._descriptors.pop(0), "rb") as file:
+                data = file.read()
+        else:
+            data = self._link.recv(_BODY_BYTES)
+        body: dict[str, Any] = marshal.loads(data)  # noqa: S302 - the pool is trusted
+        return body
+
+    def _execute(self) -> NoReturn:
+        streams = (self._descriptors[0], self._descriptors[1], self._descriptors[2])
+        try:
+            self._wait(command.spawn(self._message["argv"], self._message["env"], streams))
+        except command.CannotExecute as error:
+            self._give_up(error.exit_code, error.text)
 
     def _prepare(self) -> None:
         """Mount, give up every right, stage, and say that the task begins: all but its start."""
@@ -119,14 +146,14 @@ class Init:
         """
         itself = os.pidfd_open(os.getpid())
         try:
-            datagrams.send(self._link, answers.done(self._message["id"], "start"), (itself, task))
+            datagrams.send(self._link, answers.done(self._number, "start"), (itself, task))
         except OSError as error:
             # Descriptors in flight are counted per user (ETOOMANYREFS, unix(7)): a run beside this
             # one, or one before it until the kernel has cleared up, may hold all there may be.
             self._fail("setup", f"cannot hand out descriptors: {error.strerror}")
 
     def _fail(self, kind: str, text: str) -> NoReturn:
-        self._link.send(answers.refused(self._message["id"], "start", kind, text))
+        self._link.send(answers.refused(self._number, "start", kind, text))
         os._exit(1)
 
     def _give_up(self, exit_code: int, text: str) -> NoReturn:

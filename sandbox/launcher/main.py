@@ -43,11 +43,10 @@ def main() -> None:
     task = serve.Launcher(link, ready).serve()
     if task is None or ready is None:
         os._exit(0)  # the pool closed its end
-    start, argv, env = task
     try:
-        ready.become(start, env)
+        ready.become(task.start, task.env)
     except warm.CannotBecomeError:
-        serve.execute_here(argv, env)
+        serve.execute_here(task.argv, task.env)
 
 
 main()

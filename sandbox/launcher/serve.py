@@ -1,8 +1,9 @@
 """The launcher's loop: one run at a time, from the pool's message to the last process's end.
 
 A message is a marshalled dict, one for each datagram of a SOCK_SEQPACKET socket, with descriptors
-beside it; a long one comes in a memory file. The run's own init answers `start`, the launcher tells
-the end.
+beside it. That of a run says only that there is one: what it is follows in a datagram or a file of
+its own, which its init reads, for a forked task sees all that ever was in its launcher's memory.
+The init answers `start`, the launcher tells the end.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from sandbox.launcher.warm import Start, Warm
+    from sandbox.launcher.warm import Warm
 
 _MESSAGE_BYTES = 1 << 17
 _MAX_DESCRIPTORS = 253  # SCM_MAX_FD
@@ -36,12 +37,11 @@ class Launcher:
         linux.empty_bounding_set()
         link.send(answers.done(0, "configure"))
 
-    def serve(self) -> tuple[Start, list[str], dict[str, str]] | None:
+    def serve(self) -> init.PythonTask | None:
         """Answer messages until the pool closes its end.
 
         Returns:
-            None at that end; in the process of a Python task, what it is to become: its start, its
-            command line, its environment.
+            None at that end; in the process of a Python task, what it is to become.
         """
         while True:
             data, descriptors = datagrams.receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
@@ -55,20 +55,14 @@ class Launcher:
             if task is not None:
                 return task
 
-    def _run(
-        self, message: dict[str, Any], descriptors: list[int]
-    ) -> tuple[Start, list[str], dict[str, str]] | None:
-        if message.get("body_follows"):
-            with os.fdopen(descriptors.pop(0), "rb") as file:
-                message.update(marshal.loads(file.read()))  # noqa: S302
-        number, argv, env = message["id"], message["argv"], message["env"]
+    def _run(self, message: dict[str, Any], descriptors: list[int]) -> init.PythonTask | None:
+        number = message["id"]
         into = descriptors.pop(0) if message["into_cgroup"] else None
-        if message["archive"] is not None:
+        if message["has_archive"]:
             # Imported here, once, rather than anew in every fork.
             from sandbox.spawner import archive
 
             archive.preload()
-        start = self._ready.plan(argv, env) if self._ready is not None else None
         try:
             pid, pidfd = linux.clone(confine.NAMESPACES, into)
         except OSError as error:
@@ -77,11 +71,8 @@ class Launcher:
             _close_all(descriptors, into)
             return None
         if pid == 0:
-            given = init.Init(self._link, self._filter, message, descriptors, into is not None)
-            if start is None:
-                given.execute()
-            given.fork()
-            return start, argv, env
+            given = init.Init(self._link, self._filter, number, descriptors, into is not None)
+            return given.run(self._ready, body_in_file=message["body_in_file"])
         os.close(pidfd)
         _close_all(descriptors, into)
         _, status, usage = os.wait4(pid, 0)

@@ -166,3 +166,48 @@ async def test_warm_starts_share_the_layout_of_memory_and_the_seed_of_hashes() -
     assert (first["hash"], first["layout"]) == (second["hash"], second["layout"])
     assert other["hash"] != first["hash"]
     assert executed["hash"] != first["hash"]
+
+
+_SEARCH = """
+marker = ("sword" + "fish" + "-%d").encode()[:-2]
+found = 0
+own = 0
+with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+    for line in maps:
+        place, rights = line.split()[:2]
+        first, last = (int(word, 16) for word in place.split("-"))
+        if not rights.startswith("rw"):
+            continue
+        memory.seek(first)
+        try:
+            data = memory.read(last - first)
+        except OSError:
+            continue
+        at = data.find(marker)
+        while at >= 0:
+            found += data[at + len(marker):at + len(marker) + 2] == NUMBER.encode()
+            own += 1
+            at = data.find(marker, at + 1)
+print(found, own > 0)
+"""
+
+
+async def test_a_fork_finds_nothing_of_earlier_runs_in_its_memory() -> None:
+    """Their variables, arguments and programs, which went through the same launcher."""
+    async with _open() as pool:
+        for warm in (True, False, True):
+            plant = attrs.evolve(
+                _spec("pass  # swordfish-11", warm=warm),
+                argv=("python3", "-c", "pass  # swordfish-11", "swordfish-11" * 100),
+                env={"SECRET": "swordfish-11" * 1000},
+            )
+            await sandbox.run_in(pool, plant)
+        for number, seen in (("11", b"0 True"), ("22", b"True")):
+            look = attrs.evolve(
+                _spec(f"NUMBER = '{number}'\n{_SEARCH}", warm=True), env={"MINE": "swordfish-22"}
+            )
+            async with pool.open_run(look) as run:
+                assert run.started is Start.WARM
+                told = b"".join([chunk.data async for chunk in run.chunks()])
+            assert told.strip().endswith(seen), told
+            assert number == "11" or int(told.split()[0]) > 0  # its own it does find
