@@ -244,7 +244,7 @@ class LeafCgroup:
         self._count += 1
         path = self._folder / f"run{self._count}"
         run = self._pool.leaf(path)
-        run.create(limits)
+        run.create(limits, _INIT_PIDS)
         self._run = run
         self._give(path)
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -27,8 +27,9 @@ from tests.sandbox.conftest import (
 )
 
 _LAUNCHER = "/tmp/launcher/main.py"
-# Cells that are there at the same time differ in their network namespace, all others in this time.
-_WHICH_CELL = "echo $(readlink /proc/self/ns/net)$(stat -c %.Z /dev)"
+# Each has terminals of its own: a file system whose number no other has that is there at the same
+# time, and which others that had the number did not come with at this time.
+_WHICH_CELL = "stat -c %d-%.Z /dev/pts"
 
 
 @contextlib.asynccontextmanager
@@ -105,6 +106,22 @@ async def test_where_no_cell_can_be_had_a_tenants_runs_are_cold() -> None:
                 assert run.started is Start.COLD
                 assert [chunk.data async for chunk in run.chunks()] == [b"ran\n"]
         assert len(_launchers(pool)) == 0
+
+
+async def test_where_a_cell_gets_no_cgroup_it_is_refused_and_the_pool_goes_on() -> None:
+    async with _open() as pool, pool.open_run(shell("echo up; sleep 1000")) as living:
+        async for _ in living.chunks():
+            break
+        assert pool._cgroup is not None
+        # There is room for the run that is there and for nothing else.
+        room = pool._cgroup._parents[0] / pool._cgroup._token / "cgroup.max.descendants"
+        room.write_text("1")
+        with pytest.raises(sandbox.SetupFailed, match="cannot make a cgroup"):
+            await sandbox.run_in(pool, _of("a", "echo ran"))
+        room.write_text("max")
+        async with pool.open_run(_of("a", "echo ran")) as run:
+            assert run.started is Start.COLD  # cells are not tried again at once
+            assert [chunk.data async for chunk in run.chunks()] == [b"ran\n"]
 
 
 async def test_a_cell_is_made_anew_after_its_number_of_runs() -> None:
