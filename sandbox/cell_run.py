@@ -145,8 +145,8 @@ class CellRun(Run):
         self._cell.kill()
         await self._cell.gone.wait()
         await self._over.wait()
-        # What its init exited with is no word of the task's: only our own doing is a result.
-        if self._result is None or self._killed_for is None:
+        # What its init ended with is no word of the task's: only a limit is a result.
+        if self._result is None or self._result.reason in (Reason.EXITED, Reason.SIGNALLED):
             raise CellFailed(str(error)) from error
 
     def close_nowait(self) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import tarfile
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
 
@@ -69,6 +70,10 @@ def _launchers(pool: sandbox.Pool) -> list[int]:
                 found[pid] = int(status.split("PPid:")[1].split()[0])
     # The init of a run has its launcher's command line.
     return [pid for pid, parent in found.items() if parent not in found]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 async def test_runs_of_one_tenant_follow_each_other_in_one_cell() -> None:
@@ -268,6 +273,51 @@ async def test_stopping_while_inputs_are_staged_ends_it(tmp_path: Path) -> None:
         with trio.move_on_after(0.2) as scope:
             await sandbox.run_in(pool, spec)
         assert scope.cancelled_caught
+        assert (await sandbox.run_in(pool, _of("a", "echo on"))).stdout == b"on\n"
+
+
+async def test_a_run_whose_init_dies_before_the_task_begins_is_started_anew(
+    tmp_path: Path,
+) -> None:
+    with tarfile.open(tmp_path / "many.tar", "w") as tar:
+        for number in range(20_000):
+            tar.addfile(tarfile.TarInfo(f"f{number}"))
+    spec = _of("a", "echo ran", archive=sandbox.Archive(source=tmp_path / "many.tar"))
+    async with _open() as pool:
+        await _which(pool, "a")
+        (launcher,) = _launchers(pool)
+
+        async def kill_init() -> None:
+            while not _children(launcher):  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            (init,) = _children(launcher)
+            os.kill(init, signal.SIGKILL)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill_init)
+            with trio.fail_after(20):
+                async with pool.open_run(spec) as run:
+                    assert run.started is Start.COLD
+                    assert [chunk.data async for chunk in run.chunks()] == [b"ran\n"]
+
+
+@pytest.mark.parametrize("tenant", [None, "a"])
+async def test_memory_that_runs_out_while_inputs_are_staged_is_the_tasks_own_fault(
+    tenant: str | None, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(60_000):
+            archive.writestr(f"f{number}", "")
+    spec = sandbox.Spec(
+        argv=("true",),
+        tenant=tenant,
+        archive=sandbox.Archive(source=tmp_path / "many.zip", max_members=100_000),
+        limits=limits(memory_bytes=16 << 20, scratch_bytes=4096),
+    )
+    async with _open() as pool:
+        with trio.fail_after(60):
+            result = (await sandbox.run_in(pool, spec)).result
+        assert result.reason is Reason.OUT_OF_MEMORY
         assert (await sandbox.run_in(pool, _of("a", "echo on"))).stdout == b"on\n"
 
 
