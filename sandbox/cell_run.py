@@ -152,7 +152,9 @@ class CellRun(Run):
     def close_nowait(self) -> bool:
         """Do what `close` does, if that needs no waiting; say whether it is done."""
         cell = self._cell
-        if not self._over.is_set() or cell.is_odd or not (cell.cgroup is None or cell.cgroup.ended):
+        if not self._over.is_set() or cell.is_odd:
+            return False
+        if cell.cgroup is not None and not cell.cgroup.end_nowait():
             return False
         self._stop_feeding()
         self._output.close()

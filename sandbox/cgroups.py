@@ -86,8 +86,7 @@ class RunCgroup:
                 folder.mkdir()
             self._controllers.limit(limits, overhead_pids)
         except OSError:
-            self._controllers.close()
-            self._remove_folders()
+            self.remove_nowait()
             raise
 
     @contextlib.contextmanager
@@ -140,18 +139,18 @@ class RunCgroup:
         Raises:
             TimeoutError: the kernel keeps one busy for ten seconds.
         """
-        self._controllers.close()
         try:
             with trio.fail_after(_EMPTY_S):
                 await trio.lowlevel.checkpoint()
                 # An exited process may hold its cgroup for a moment after it was reaped.
-                while not self._remove_folders():  # noqa: ASYNC110
+                while not self.remove_nowait():  # noqa: ASYNC110
                     await trio.sleep(_EMPTY_CHECK_S)
         except trio.TooSlowError:
             raise TimeoutError("a cgroup stayed busy for ten seconds") from None
 
-    def _remove_folders(self) -> bool:
+    def remove_nowait(self) -> bool:
         """Remove what can be removed; say whether nothing is left."""
+        self._controllers.close()
         left = [folder for folder in self._folders if not _rmdir(folder)]
         return not left
 
