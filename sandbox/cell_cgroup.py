@@ -65,9 +65,8 @@ class CellCgroup(Protocol):
     def kill(self) -> None:
         """Kill everything of the cell, where the kernel can do that at once."""
 
-    @property
-    def ended(self) -> bool:
-        """Whether `end` has nothing to do."""
+    def end_nowait(self) -> bool:
+        """Do what `end` does, if that needs no waiting; say whether it is done."""
 
     async def end(self) -> None:
         """Remove what the run had of its own."""
@@ -79,9 +78,14 @@ class CellCgroup(Protocol):
         """Remove all of it, once it is empty."""
 
 
-def new_cell_cgroup(pool: PoolCgroup) -> CellCgroup:
-    """The cgroup of a new cell; it is not made yet."""
-    return LeafCgroup(pool) if pool.is_v2 else SharedCgroup(pool.new_run())
+def new_cell_cgroup(pool: PoolCgroup, *, as_root: bool) -> CellCgroup:
+    """The cgroup of a new cell; it is not made yet.
+
+    Args:
+        pool: what it belongs to.
+        as_root: whether cells stand under uids of their own, and not under ours.
+    """
+    return LeafCgroup(pool, as_root=as_root) if pool.is_v2 else SharedCgroup(pool.new_run())
 
 
 @attrs.define(eq=False)
@@ -160,9 +164,8 @@ class SharedCgroup:
         """See `CellCgroup.kill`."""
         self._cgroup.kill()
 
-    @property
-    def ended(self) -> bool:
-        """Always: nothing is a run's own."""
+    def end_nowait(self) -> bool:
+        """Nothing is a run's own."""
         return True
 
     async def end(self) -> None:
@@ -212,8 +215,9 @@ class SharedCgroup:
 class LeafCgroup:
     """A v2 cgroup with a leaf for the launcher, and a fresh one for each run."""
 
-    def __init__(self, pool: PoolCgroup) -> None:
+    def __init__(self, pool: PoolCgroup, *, as_root: bool) -> None:
         self._pool = pool
+        self._as_root = as_root
         self._folder = pool.new_folder()
         self._launcher = pool.leaf(self._folder / "launcher")
         self._run: RunCgroup | None = None
@@ -244,7 +248,7 @@ class LeafCgroup:
         self._count += 1
         path = self._folder / f"run{self._count}"
         run = self._pool.leaf(path)
-        run.create(limits)
+        run.create(limits, _INIT_PIDS)
         self._run = run
         self._give(path)
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -271,9 +275,10 @@ class LeafCgroup:
         if self._run is not None:
             self._run.kill()
 
-    @property
-    def ended(self) -> bool:
-        """See `CellCgroup.ended`."""
+    def end_nowait(self) -> bool:
+        """See `CellCgroup.end_nowait`."""
+        if self._run is not None and self._run.remove_nowait():
+            self._run = None
         return self._run is None
 
     async def end(self) -> None:
@@ -296,7 +301,7 @@ class LeafCgroup:
             self._folder.rmdir()
 
     def _give(self, folder: Path) -> None:
-        if os.geteuid() == 0:
+        if self._as_root:
             os.chown(folder / "cgroup.procs", self._uid, -1)
 
 

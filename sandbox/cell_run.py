@@ -153,14 +153,16 @@ class CellRun(Run):
         self._cell.kill()
         await self._cell.gone.wait()
         await self._over.wait()
-        # What its init exited with is no word of the task's: only our own doing is a result.
-        if self._result is None or self._killed_for is None:
+        # What its init ended with is no word of the task's: only a limit is a result.
+        if self._result is None or self._result.reason in (Reason.EXITED, Reason.SIGNALLED):
             raise CellFailed(str(error)) from error
 
     def close_nowait(self) -> bool:
         """Do what `close` does, if that needs no waiting; say whether it is done."""
         cell = self._cell
-        if not self._over.is_set() or cell.is_odd or not (cell.cgroup is None or cell.cgroup.ended):
+        if not self._over.is_set() or cell.is_odd:
+            return False
+        if cell.cgroup is not None and not cell.cgroup.end_nowait():
             return False
         self._stop_feeding()
         self._output.close()

@@ -24,7 +24,14 @@ from pathlib import Path
 import attrs
 import trio
 
-from sandbox.controllers import V1Controllers, V2Controllers, read, write, write_if_there
+from sandbox.controllers import (
+    OVERHEAD_PIDS,
+    V1Controllers,
+    V2Controllers,
+    read,
+    write,
+    write_if_there,
+)
 from sandbox.errors import Finding, Unavailable
 from sandbox.hierarchy import NEEDED, Layout, read_layout
 from sandbox.spec import Limits
@@ -64,8 +71,12 @@ class RunCgroup:
         """Whether no process is in it; for v2."""
         return self._v2 is None or "populated 0" in read(self._v2 / "cgroup.events")
 
-    def create(self, limits: Limits) -> None:
+    def create(self, limits: Limits, overhead_pids: int = OVERHEAD_PIDS) -> None:
         """Make the folders and set the limits; on failure nothing is left.
+
+        Args:
+            limits: the task's.
+            overhead_pids: processes of ours that will be there beside its own.
 
         Raises:
             OSError: a folder or a limit was refused.
@@ -73,10 +84,9 @@ class RunCgroup:
         try:
             for folder in self._folders:
                 folder.mkdir()
-            self._controllers.limit(limits)
+            self._controllers.limit(limits, overhead_pids)
         except OSError:
-            self._controllers.close()
-            self._remove_folders()
+            self.remove_nowait()
             raise
 
     @contextlib.contextmanager
@@ -104,13 +114,13 @@ class RunCgroup:
             write_if_there(self._v2 / "cgroup.kill", 1)
 
     async def wait_empty(self) -> None:
-        """Return once no process is left in it.
+        """Return once no process is left in it; at once where it could not be made.
 
         Raises:
             TimeoutError: after ten seconds.
         """
         try:
-            with trio.fail_after(_EMPTY_S):
+            with trio.fail_after(_EMPTY_S), contextlib.suppress(FileNotFoundError):
                 await trio.lowlevel.checkpoint()
                 if self._v2 is not None:
                     # Whatever is in the others was born in this one, and cannot leave it.
@@ -129,18 +139,18 @@ class RunCgroup:
         Raises:
             TimeoutError: the kernel keeps one busy for ten seconds.
         """
-        self._controllers.close()
         try:
             with trio.fail_after(_EMPTY_S):
                 await trio.lowlevel.checkpoint()
                 # An exited process may hold its cgroup for a moment after it was reaped.
-                while not self._remove_folders():  # noqa: ASYNC110
+                while not self.remove_nowait():  # noqa: ASYNC110
                     await trio.sleep(_EMPTY_CHECK_S)
         except trio.TooSlowError:
             raise TimeoutError("a cgroup stayed busy for ten seconds") from None
 
-    def _remove_folders(self) -> bool:
+    def remove_nowait(self) -> bool:
         """Remove what can be removed; say whether nothing is left."""
+        self._controllers.close()
         left = [folder for folder in self._folders if not _rmdir(folder)]
         return not left
 

@@ -35,8 +35,12 @@ class V1Controllers:
         self._oom_notice = -1
         self.folders = tuple(dict.fromkeys(folders.values()))
 
-    def limit(self, limits: Limits) -> None:
+    def limit(self, limits: Limits, overhead_pids: int = OVERHEAD_PIDS) -> None:
         """Set the limits of a folder that nothing runs in yet.
+
+        Args:
+            limits: the task's.
+            overhead_pids: processes of ours that will be there beside its own.
 
         Raises:
             OSError: one was refused.
@@ -46,7 +50,7 @@ class V1Controllers:
         write_if_there(self._memory / "memory.memsw.limit_in_bytes", limits.cgroup_memory_bytes)
         write_if_there(self._memory / "memory.swappiness", 0)
         write_if_there(self._memory / "memory.kmem.tcp.limit_in_bytes", _SOCKET_BYTES)
-        write(self._pids / "pids.max", limits.pids + OVERHEAD_PIDS)
+        write(self._pids / "pids.max", limits.pids + overhead_pids)
         write(self._cpu / "cpu.cfs_period_us", _PERIOD_US)
         write(self._cpu / "cpu.cfs_quota_us", quota_us(limits))
         self._oom_notice = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -111,8 +115,12 @@ class V2Controllers:
         self._seen_bytes = 0
         self.folders: tuple[Path, ...] = ()
 
-    def limit(self, limits: Limits) -> None:
+    def limit(self, limits: Limits, overhead_pids: int = OVERHEAD_PIDS) -> None:
         """Set the limits of a folder that nothing runs in yet.
+
+        Args:
+            limits: the task's.
+            overhead_pids: processes of ours that will be there beside its own.
 
         Raises:
             OSError: one was refused.
@@ -120,7 +128,7 @@ class V2Controllers:
         write(self._folder / "memory.max", limits.cgroup_memory_bytes)
         write_if_there(self._folder / "memory.swap.max", 0)
         write(self._folder / "memory.oom.group", 1)
-        write(self._folder / "pids.max", limits.pids + OVERHEAD_PIDS)
+        write(self._folder / "pids.max", limits.pids + overhead_pids)
         write(self._folder / "cpu.max", f"{quota_us(limits)} {_PERIOD_US}")
 
     async def wait_out_of_memory(self) -> None:

@@ -265,7 +265,13 @@ class SpawnerLink:
             return
         for descriptor in answer.descriptors:
             os.close(descriptor)
-        if kind == "ended" and number in self._at_end:
+        if kind != "ended":
+            return
+        starting = self._awaited.get((number, "start"))
+        if starting is not None and starting.answer is None:
+            starting.answer = Answer({"error": "it ended before it was ready"}, ())
+            starting.arrived.set()
+        if number in self._at_end:
             self._at_end.pop(number)(answer.fields)
 
 

@@ -275,7 +275,9 @@ async def _open_services(
             uids=ids.uids,
             spawner=link,
             nursery=services,
-            new_cgroup=None if cgroup is None else functools.partial(new_cell_cgroup, cgroup),
+            new_cgroup=None
+            if cgroup is None
+            else functools.partial(new_cell_cgroup, cgroup, as_root=ids.as_root),
         )
         lasting = trio.CancelScope(shield=True)
         null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)

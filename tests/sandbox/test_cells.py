@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import tarfile
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
 
@@ -27,8 +28,9 @@ from tests.sandbox.conftest import (
 )
 
 _LAUNCHER = "/tmp/launcher/main.py"
-# Cells that are there at the same time differ in their network namespace, all others in this time.
-_WHICH_CELL = "echo $(readlink /proc/self/ns/net)$(stat -c %.Z /dev)"
+# Each has terminals of its own: a file system whose number no other has that is there at the same
+# time, and which others that had the number did not come with at this time.
+_WHICH_CELL = "stat -c %d-%.Z /dev/pts"
 
 
 @contextlib.asynccontextmanager
@@ -70,6 +72,10 @@ def _launchers(pool: sandbox.Pool) -> list[int]:
     return [pid for pid, parent in found.items() if parent not in found]
 
 
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 async def test_runs_of_one_tenant_follow_each_other_in_one_cell() -> None:
     async with _open() as pool:
         assert await _which(pool, "a") == await _which(pool, "a")
@@ -105,6 +111,22 @@ async def test_where_no_cell_can_be_had_a_tenants_runs_are_cold() -> None:
                 assert run.started is Start.COLD
                 assert [chunk.data async for chunk in run.chunks()] == [b"ran\n"]
         assert len(_launchers(pool)) == 0
+
+
+async def test_where_a_cell_gets_no_cgroup_it_is_refused_and_the_pool_goes_on() -> None:
+    async with _open() as pool, pool.open_run(shell("echo up; sleep 1000")) as living:
+        async for _ in living.chunks():
+            break
+        assert pool._cgroup is not None
+        # There is room for the run that is there and for nothing else.
+        room = pool._cgroup._parents[0] / pool._cgroup._token / "cgroup.max.descendants"
+        room.write_text("1")
+        with pytest.raises(sandbox.SetupFailed, match="cannot make a cgroup"):
+            await sandbox.run_in(pool, _of("a", "echo ran"))
+        room.write_text("max")
+        async with pool.open_run(_of("a", "echo ran")) as run:
+            assert run.started is Start.COLD  # cells are not tried again at once
+            assert [chunk.data async for chunk in run.chunks()] == [b"ran\n"]
 
 
 async def test_a_cell_is_made_anew_after_its_number_of_runs() -> None:
@@ -251,6 +273,51 @@ async def test_stopping_while_inputs_are_staged_ends_it(tmp_path: Path) -> None:
         with trio.move_on_after(0.2) as scope:
             await sandbox.run_in(pool, spec)
         assert scope.cancelled_caught
+        assert (await sandbox.run_in(pool, _of("a", "echo on"))).stdout == b"on\n"
+
+
+async def test_a_run_whose_init_dies_before_the_task_begins_is_started_anew(
+    tmp_path: Path,
+) -> None:
+    with tarfile.open(tmp_path / "many.tar", "w") as tar:
+        for number in range(20_000):
+            tar.addfile(tarfile.TarInfo(f"f{number}"))
+    spec = _of("a", "echo ran", archive=sandbox.Archive(source=tmp_path / "many.tar"))
+    async with _open() as pool:
+        await _which(pool, "a")
+        (launcher,) = _launchers(pool)
+
+        async def kill_init() -> None:
+            while not _children(launcher):  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            (init,) = _children(launcher)
+            os.kill(init, signal.SIGKILL)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill_init)
+            with trio.fail_after(20):
+                async with pool.open_run(spec) as run:
+                    assert run.started is Start.COLD
+                    assert [chunk.data async for chunk in run.chunks()] == [b"ran\n"]
+
+
+@pytest.mark.parametrize("tenant", [None, "a"])
+async def test_memory_that_runs_out_while_inputs_are_staged_is_the_tasks_own_fault(
+    tenant: str | None, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(60_000):
+            archive.writestr(f"f{number}", "")
+    spec = sandbox.Spec(
+        argv=("true",),
+        tenant=tenant,
+        archive=sandbox.Archive(source=tmp_path / "many.zip", max_members=100_000),
+        limits=limits(memory_bytes=16 << 20, scratch_bytes=4096),
+    )
+    async with _open() as pool:
+        with trio.fail_after(60):
+            result = (await sandbox.run_in(pool, spec)).result
+        assert result.reason is Reason.OUT_OF_MEMORY
         assert (await sandbox.run_in(pool, _of("a", "echo on"))).stdout == b"on\n"
 
 

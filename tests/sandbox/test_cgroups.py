@@ -86,6 +86,8 @@ def test_the_limits_of_v2(tmp_path: Path) -> None:
         "pids.max": "22",
         "cpu.max": "50000 100000",
     }
+    V2Controllers(folder).limit(limits(pids=20), overhead_pids=1)
+    assert (folder / "pids.max").read_text() == "21"
 
 
 def test_the_counters_of_v2(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ async def main():
     config = sandbox.PoolConfig(limits=sys.argv[1], slots=2, cgroup_parent=sys.argv[2])
     async with sandbox.open_pool(config) as pool:
         script = f"setsid sleep 1000 & echo up; : {sys.argv[3]}; wait"
-        spec = sandbox.Spec(argv=("/bin/sh", "-c", script))
+        spec = sandbox.Spec(argv=("/bin/sh", "-c", script), tenant=sys.argv[4] or None)
         async with pool.open_run(spec) as run:
             async for chunk in run.chunks():
                 print(end="up", flush=True)
@@ -41,16 +41,16 @@ trio.run(main)
 """
 
 
-async def _killed_pool(mode: str, parent: str, marker: str) -> None:
+async def _killed_pool(mode: str, parent: str, marker: str, tenant: str) -> None:
     """Start a pool with a task in another process, kill that process, wait for its end."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-c", _VICTIM, mode, parent, marker], stdout=subprocess.PIPE
+        [sys.executable, "-c", _VICTIM, mode, parent, marker, tenant], stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     try:
         with trio.fail_after(30):
             assert await process.stdout.receive_some() == b"up"
-            assert len(processes_with(marker)) >= 3
+            assert len(processes_with(marker)) >= (2 if tenant else 3)
     finally:
         process.kill()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 10):
@@ -74,12 +74,13 @@ async def _wait_gone(marker: str) -> None:
     assert not processes_with(marker)
 
 
+@pytest.mark.parametrize("tenant", ["", "a"])
 @pytest.mark.parametrize("mode", ["cgroup", "best-effort"])
-async def test_killing_the_pools_process_leaves_no_process(mode: str) -> None:
+async def test_killing_the_pools_process_leaves_no_process(mode: str, tenant: str) -> None:
     if mode == "cgroup":
         needs_cgroup()
     marker = unique(f"killed-{mode}")
-    await _killed_pool(mode, f"{CGROUP_PARENT}-victim", marker)
+    await _killed_pool(mode, f"{CGROUP_PARENT}-victim", marker, tenant)
     await _wait_gone(marker)
     # And the next pool of that name removes the folders of the dead one.
     if mode == "cgroup":

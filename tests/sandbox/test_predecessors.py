@@ -154,7 +154,8 @@ async def test_traces_of_the_network_stay_in_the_cell() -> None:
         told = await _told(pool, _spec(_LOOK, warm=False), Start.CELL)
         alone = attrs.evolve(_spec(_LOOK, warm=False), tenant=None)
         assert (await _told(pool, alone, Start.COLD))["loopback_bytes"] < 1000
-    assert told["loopback_bytes"] > 100_000
+    # What a window holds went at once, the rest perhaps never.
+    assert told["loopback_bytes"] > 60_000
 
 
 async def test_warm_starts_share_the_layout_of_memory_and_the_seed_of_hashes() -> None:
