@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import signal
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from sandbox.deadlines import Deadline, Deadlines
 from sandbox.describe import describe_in_cell
 from sandbox.errors import BadSpec, SandboxError, SetupFailed
 from sandbox.link import SpawnerLink
-from sandbox.paths import check_paths
+from sandbox.paths import check_paths, open_source
 from sandbox.pipes import write_file
 from sandbox.result import Reason, Start, Usage
 from sandbox.run import Run
@@ -46,13 +45,12 @@ class CellRun(Run):
         *,
         link: SpawnerLink,
         nursery: trio.Nursery,
-        null: int,
         cell: Cell,
         launcher: SpawnerLink,
         deadlines: Deadlines,
         watchdog: Watchdog,
     ) -> None:
-        super().__init__(spec, link=link, nursery=nursery, slot=cell.slot, null=null)
+        super().__init__(spec, link=link, nursery=nursery, slot=cell.slot)
         self._cell = cell
         self._launcher = launcher
         self._deadlines = deadlines
@@ -85,8 +83,7 @@ class CellRun(Run):
             await self._start(given)
         finally:
             for descriptor in given:
-                if descriptor != self._null:
-                    os.close(descriptor)
+                os.close(descriptor)
 
     async def _start(self, given: list[int]) -> None:
         """Start it with descriptors that are to be closed afterwards, all of them in `given`."""
@@ -98,7 +95,7 @@ class CellRun(Run):
         given.append(self._open_stdin())
         given += self._output.open()
         for path in _sources(self._spec):
-            given.append(_open_source(path))
+            given.append(open_source(path))
         self._cell.on_gone = self._on_cell_gone
         self._cell.on_out_of_memory = self._on_out_of_memory
         self._launcher.call_at_end(self._number, self._on_ended)
@@ -131,6 +128,7 @@ class CellRun(Run):
             await self._cell_failed(SetupFailed("its launcher answered nonsense"))
             return
         self._pidfd, self._task_folder = descriptors
+        self._begin_feeding()
         if self._killed_for is not None:
             self._kill()
         if self._cell.cgroup is None:
@@ -291,17 +289,6 @@ class CellRun(Run):
 
 def _nothing() -> None:
     """What there is to do between runs."""
-
-
-def _open_source(path: Path) -> int:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise BadSpec(f"cannot read {path}: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise BadSpec(f"cannot stage {path}: it is not a regular file")
-    return descriptor
 
 
 def _is_short(spec: Spec) -> bool:

@@ -37,11 +37,10 @@ class ColdRun(Run):
         link: SpawnerLink,
         nursery: trio.Nursery,
         slot: int,
-        null: int,
         uid: int,
         limiter: RunCgroup | Watchdog,
     ) -> None:
-        super().__init__(spec, link=link, nursery=nursery, slot=slot, null=null)
+        super().__init__(spec, link=link, nursery=nursery, slot=slot)
         self._uid = uid
         self._limiter = limiter
         self._number = link.new_id()
@@ -68,8 +67,7 @@ class ColdRun(Run):
         check_paths(self._spec)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as given:
             stdin = self._open_stdin()
-            if stdin != self._null:
-                given.callback(os.close, stdin)
+            given.callback(os.close, stdin)
             stdout, stderr = self._output.open()
             given.callback(os.close, stdout)
             given.callback(os.close, stderr)
@@ -127,6 +125,7 @@ class ColdRun(Run):
             answer = await self._link.request(self._number, "start", fields, descriptors)
         self._pidfd = answer.pidfd
         self._started_at_s = trio.current_time()
+        self._begin_feeding()
 
     def _create_cgroup(self, cgroup: RunCgroup) -> None:
         try:

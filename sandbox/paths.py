@@ -34,6 +34,22 @@ def check_paths(spec: Spec) -> None:
         _check_root(spec.root)
 
 
+def open_source(path: Path) -> int:
+    """Open a file that a run is to read; never a FIFO or device, which would have us wait.
+
+    Raises:
+        BadSpec: it cannot be read, or is no regular file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise BadSpec(f"cannot read {path}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadSpec(f"cannot read {path}: it is not a regular file")
+    return descriptor
+
+
 def _check_nesting(spec: Spec) -> None:
     """A bind inside another needs a place there: the outer one cannot be written."""
     for inner in spec.binds:

@@ -92,10 +92,8 @@ class Pool:
         watchdog: Watchdog,
         deadlines: Deadlines,
         cells: Cells,
-        null: int,
     ) -> None:
         self.config = config
-        self._null = null
         self._link = link
         self._nursery = nursery
         self._uids = uids
@@ -174,7 +172,6 @@ class Pool:
             spec,
             link=self._link,
             nursery=self._nursery,
-            null=self._null,
             cell=cell,
             launcher=launcher,
             deadlines=self._deadlines,
@@ -191,7 +188,6 @@ class Pool:
             spec,
             link=self._link,
             nursery=self._nursery,
-            null=self._null,
             slot=slot,
             uid=self._uids[slot],
             limiter=self._watchdog if self._cgroup is None else self._cgroup.new_run(),
@@ -276,7 +272,6 @@ async def _open_services(
             new_cgroup=None if cgroup is None else functools.partial(new_cell_cgroup, cgroup),
         )
         lasting = trio.CancelScope(shield=True)
-        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         services.start_soon(_serve, link.run, trio.CancelScope(shield=True))
         services.start_soon(_serve_all, lasting, watchdog.run, deadlines.run, cells.run)
         try:
@@ -289,14 +284,12 @@ async def _open_services(
                 watchdog=watchdog,
                 deadlines=deadlines,
                 cells=cells,
-                null=null,
             )
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
                 await cells.close()
             link.kill()  # its own task, and those of runs that are left, end by that
             lasting.cancel()
-            os.close(null)
 
 
 async def _serve(service: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
