@@ -104,6 +104,7 @@ class Cell:
         self.made_at_s = trio.current_time()
         self.idle_since_s = self.made_at_s
         self.is_odd = False
+        self.is_cleaned_up = False
         self.gone = trio.Event()
         self.launcher: SpawnerLink | None = None
         self.warm: SpawnerLink | None = None
@@ -189,6 +190,7 @@ class Cell:
                     async with self._spawner.cleaning(self.slot):
                         if self.cgroup is not None:
                             await self.cgroup.remove()
+                self.is_cleaned_up = True
             except (trio.TooSlowError, TimeoutError) as error:
                 raise SetupFailed(f"a cell could not be cleaned up: {error}") from error
 

@@ -87,6 +87,8 @@ class CellRun(Run):
 
     async def _start(self, given: list[int]) -> None:
         """Start it with descriptors that are to be closed afterwards, all of them in `given`."""
+        if self._cell.is_odd:
+            raise CellFailed("its cell ended before the run began")
         fields = self._describe(given)
         into = self._begin_account()
         if into is not None:

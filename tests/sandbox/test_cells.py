@@ -130,6 +130,20 @@ async def test_a_cell_that_nobody_uses_is_given_up() -> None:
         assert (await sandbox.run_in(pool, _of("a", "echo on"))).stdout == b"on\n"
 
 
+async def test_a_cell_that_is_taken_while_another_is_given_up_goes_on() -> None:
+    async with _open(idle_s=0.3) as pool:
+        await _which(pool, "a")
+        (launcher,) = _launchers(pool)
+        second = await _which(pool, "b")
+        pidfd = os.pidfd_open(launcher)
+        with trio.fail_after(20):
+            await trio.lowlevel.wait_readable(pidfd)  # both are old, and the first is being ended
+        os.close(pidfd)
+        assert await _which(pool, "b") == second
+        await trio.sleep(1.5)  # until the next look
+        assert (await sandbox.run_in(pool, _of("b", "echo on"))).stdout == b"on\n"
+
+
 async def test_when_places_run_out_the_cell_that_was_used_longest_ago_goes() -> None:
     async with _open(slots=1) as pool:
         cells = {tenant: await _which(pool, tenant) for tenant in ("a", "b", "c")}
