@@ -202,10 +202,13 @@ class Cells:
             cell = await self._make(kind, warm=True)
             if cell is None:
                 return
-            if self.closing:
-                with contextlib.suppress(SetupFailed):
-                    await self._end(cell)
-                return
+            await self._keep_parked(cell)
+
+    async def _keep_parked(self, cell: Cell) -> None:
+        if self.closing:
+            with contextlib.suppress(SetupFailed):
+                await self._end(cell)
+        else:
             self._idle.insert(0, cell)
 
     async def _end_old(self) -> None:
