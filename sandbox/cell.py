@@ -22,6 +22,9 @@ from sandbox.spawner import seccomp
 from sandbox.spec import Spec
 
 _MOST_PARKED = 1024
+# They go to the launcher as open files, and one message takes 253 descriptors (SCM_MAX_FD); far
+# fewer, for all that start at once share what the pool may have open.
+_MOST_FILES = 100
 _READY_S = 20.0
 _GONE_S = 10.0
 _PEER_GONE = "the launcher of its cell ended while it ran: try it again"
@@ -65,6 +68,8 @@ class CellKind:
             python: the interpreter of those that name none.
         """
         if spec.tenant is None or spec.binds or spec.devices or spec.root is not None:
+            return None
+        if len(spec.files) > _MOST_FILES:
             return None
         return cls(python=spec.python or python, seccomp=spec.seccomp, network=spec.network)
 

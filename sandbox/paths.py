@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
-from sandbox.errors import BadSpec
+from sandbox.errors import BadSpec, SetupFailed
 from sandbox.spawner import linux
 from sandbox.spec import Spec
 
@@ -39,10 +40,13 @@ def open_source(path: Path) -> int:
 
     Raises:
         BadSpec: it cannot be read, or is no regular file.
+        SetupFailed: this process may open no more files.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise SetupFailed(f"cannot read {path}: {error.strerror} (ulimit -n)") from None
         raise BadSpec(f"cannot read {path}: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import tarfile
 from collections.abc import AsyncIterator
@@ -343,3 +344,23 @@ async def test_rules_can_change_while_the_pool_is_open() -> None:
                 await trio.sleep(0.01)
         assert await _which(pool, "a") == first
         assert await _which(pool, "a") != first
+
+
+async def test_more_files_than_a_message_takes_are_staged_without_a_cell(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
+    files = tuple(
+        sandbox.StagedFile(source=tmp_path / "x", name=f"in/{number}") for number in range(2000)
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    try:
+        async with _open() as pool:
+            first = await _which(pool, "a")
+            for count, started in ((50, Start.CELL), (300, Start.COLD), (2000, Start.COLD)):
+                spec = _of("a", "ls in | wc -l", files=files[:count])
+                async with pool.open_run(spec) as run:
+                    assert [chunk.data async for chunk in run.chunks()] == [b"%d\n" % count]
+                    assert run.started is started
+            assert await _which(pool, "a") == first
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
