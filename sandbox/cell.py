@@ -235,7 +235,10 @@ class Cell:
             try:
                 await _ask(link, "configure", self._configuration(), [])
             except SetupFailed as error:
-                told = os.read(report, _REPORT_BYTES).decode(errors="replace")
+                os.set_blocking(report, False)  # who writes there may live, and have nothing to say
+                told = ""
+                with contextlib.suppress(BlockingIOError):
+                    told = os.read(report, _REPORT_BYTES).decode(errors="replace")
                 raise SetupFailed(f"{error}: {' '.join(told.split())}") from error
 
     def _configuration(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from sandbox.errors import BadSpec, SandboxError, SetupFailed
 from sandbox.link import SpawnerLink
 from sandbox.paths import check_paths, open_source
 from sandbox.pipes import write_file
-from sandbox.result import Reason, Start, Usage
+from sandbox.result import Reason, Result, Start, Usage
 from sandbox.run import Run
 from sandbox.spec import Spec
 from sandbox.watchdog import Watchdog, Watched
@@ -29,6 +29,7 @@ _START_S = 60.0
 _INLINE_BYTES = 32 << 10  # a datagram may hold 208 KiB, SO_SNDBUF's default
 _LEAST_CPU_CHECK_S = 0.05
 _FIELD_CHARACTERS = 16
+_MUCH_BYTES, _MANY_FILES = 8 << 20, 1000
 _ANSWERED = 2  # the pidfd of the run's init, and its /task
 
 
@@ -131,6 +132,8 @@ class CellRun(Run):
             return
         self._pidfd, self._task_folder = descriptors
         self._begin_feeding()
+        if self._over.is_set():
+            return  # a short one: its end came with the answer
         if self._killed_for is not None:
             self._kill()
         if self._cell.cgroup is None:
@@ -154,8 +157,9 @@ class CellRun(Run):
         cell = self._cell
         if not self._over.is_set() or cell.is_odd or not (cell.cgroup is None or cell.cgroup.ended):
             return False
-        self._stop_feeding()
-        self._output.close()
+        if self._task_folder >= 0 and _takes_long_to_drop(self._task_folder):
+            return False
+        self._leave()
         self._close_descriptors()
         return True
 
@@ -164,14 +168,18 @@ class CellRun(Run):
         try:
             if self._asked and not self._over.is_set():
                 await self._end_by_force()
-            self._stop_feeding()
-            self._output.close()
             if self._cell.cgroup is not None and not self._cell.is_odd:
                 await self._cell.cgroup.end()
         except (trio.TooSlowError, TimeoutError, OSError) as error:
             self._cell.kill()
             raise SetupFailed(f"a run could not be cleaned up: {error}") from error
         finally:
+            self._leave()
+            folder = self._task_folder
+            if folder >= 0 and _takes_long_to_drop(folder):
+                self._task_folder = -1
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(os.close, folder, limiter=trio.CapacityLimiter(1))
             self._close_descriptors()
 
     def _close_descriptors(self) -> None:
@@ -247,6 +255,10 @@ class CellRun(Run):
             ):
                 await self._over.wait()
 
+    def _judge_unstarted(self, text: str, usage: Usage) -> Result | None:
+        """Its init was killed, and not by us: no word of the task's makes that a failed set-up."""
+        return Result(reason=Reason.SIGNALLED, exit_code=137, signal=signal.SIGKILL, usage=usage)
+
     def _kill(self) -> None:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
@@ -287,6 +299,16 @@ class CellRun(Run):
             wall_s=wall_s, cpu_s=cgroup.cpu_s(), memory_peak_bytes=cgroup.memory_peak_bytes()
         )
         self._conclude(usage, out_of_memory=cgroup.out_of_memory())
+
+
+def _takes_long_to_drop(folder: int) -> bool:
+    """Whether there is much in a /task, which the kernel frees while its last descriptor is closed.
+
+    It may take a good part of a second: not on the pool's own time, which is all tenants'.
+    """
+    held = os.fstatvfs(folder)
+    used_bytes = (held.f_blocks - held.f_bfree) * held.f_frsize
+    return used_bytes > _MUCH_BYTES or held.f_files - held.f_ffree > _MANY_FILES
 
 
 def _nothing() -> None:

@@ -97,14 +97,14 @@ class ColdRun(Run):
                 if self._pidfd >= 0:
                     self._end(Reason.STOPPED)
                     await self._over.wait()
-                self._stop_feeding()
-                self._output.close()
+                self._leave()
                 async with self._link.cleaning(self._slot):
                     if isinstance(self._limiter, RunCgroup):
                         await self._limiter.remove()
         except (trio.TooSlowError, TimeoutError) as error:
             raise SetupFailed(f"a run could not be cleaned up: {error}") from error
         finally:
+            self._leave()
             if self._pidfd >= 0:
                 os.close(self._pidfd)
                 self._pidfd = -1

@@ -128,11 +128,17 @@ class Pool:
                 await self._start_in_cell(spec, opened)
             yield opened.run or await self._start_cold(spec, slot, opened)
         finally:
-            if not self._close_nowait(opened):
-                # `close` has a deadline of its own. A slot that it could not clean is lost.
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
-                    await self._close(opened)
-            self._put_free.send_nowait(slot)
+            # A slot that could not be cleaned is lost; what ran in a cell was never in it.
+            is_clean = not isinstance(opened.run, ColdRun)
+            try:
+                if not self._close_nowait(opened):
+                    # `close` has a deadline of its own.
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
+                        await self._close(opened)
+                is_clean = True
+            finally:
+                if is_clean:
+                    self._put_free.send_nowait(slot)
 
     @property
     def parked(self) -> int:

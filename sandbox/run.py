@@ -11,7 +11,7 @@ from typing import BinaryIO
 import trio
 
 from sandbox.collecting import collect
-from sandbox.errors import SandboxError, SetupFailed
+from sandbox.errors import CollectFailed, SandboxError, SetupFailed
 from sandbox.judge import Evidence, judge
 from sandbox.link import SpawnerLink
 from sandbox.output import Output
@@ -40,6 +40,7 @@ class Run(abc.ABC):
         self._feeding = trio.CancelScope(shield=True)
         self._to_feed: list[int] = []
         self._over = trio.Event()
+        self._is_left = False
         self._started_at_s = 0.0
 
     # What a caller uses.
@@ -90,9 +91,11 @@ class Run(abc.ABC):
             max_files: limit for files and folders together.
 
         Raises:
-            CollectFailed: a limit was passed, or writing failed.
+            CollectFailed: a limit was passed, writing failed, or `open_run` was left.
         """
         await self.wait()
+        if self._is_left:
+            raise CollectFailed("what a run left behind is gone: collect it inside `open_run`")
         fields = {
             "slot": self._slot,
             "folder": self._spec.output_dir,
@@ -165,6 +168,12 @@ class Run(abc.ABC):
             self._nursery.start_soon(_pass_on, self._spec.stdin, writer, self._feeding)
         else:
             self._nursery.start_soon(self._feed, opened[0], writer)
+
+    def _leave(self) -> None:
+        """Its slot, and what lies there, is another's from now on."""
+        self._is_left = True
+        self._output.close()
+        self._stop_feeding()
 
     def _stop_feeding(self) -> None:
         self._feeding.cancel()
