@@ -22,7 +22,9 @@ from sandbox.spawner import seccomp
 from sandbox.spec import Spec
 
 _MOST_PARKED = 1024
-_MOST_FILES = 200  # they go to the launcher as descriptors, 253 of which fit a message
+# They go to the launcher as open files, and one message takes 253 descriptors (SCM_MAX_FD); far
+# fewer, for all that start at once share what the pool may have open.
+_MOST_FILES = 100
 _READY_S = 20.0
 _GONE_S = 10.0
 _PEER_GONE = "the launcher of its cell ended while it ran: try it again"
@@ -107,6 +109,7 @@ class Cell:
         self.made_at_s = trio.current_time()
         self.idle_since_s = self.made_at_s
         self.is_odd = False
+        self.is_cleaned_up = False
         self.gone = trio.Event()
         self.launcher: SpawnerLink | None = None
         self.warm: SpawnerLink | None = None
@@ -195,6 +198,7 @@ class Cell:
                     async with self._spawner.cleaning(self.slot):
                         if self.cgroup is not None:
                             await self.cgroup.remove()
+                self.is_cleaned_up = True
             except (trio.TooSlowError, TimeoutError) as error:
                 raise SetupFailed(f"a cell could not be cleaned up: {error}") from error
 
@@ -234,7 +238,10 @@ class Cell:
             try:
                 await _ask(link, "configure", self._configuration(), [])
             except SetupFailed as error:
-                told = os.read(report, _REPORT_BYTES).decode(errors="replace")
+                os.set_blocking(report, False)  # who writes there may live, and have nothing to say
+                told = ""
+                with contextlib.suppress(BlockingIOError):
+                    told = os.read(report, _REPORT_BYTES).decode(errors="replace")
                 raise SetupFailed(f"{error}: {' '.join(told.split())}") from error
 
     def _configuration(self) -> dict[str, Any]:

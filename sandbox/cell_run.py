@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import signal
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from sandbox.deadlines import Deadline, Deadlines
 from sandbox.describe import describe_in_cell
 from sandbox.errors import BadSpec, SandboxError, SetupFailed
 from sandbox.link import SpawnerLink
-from sandbox.paths import check_paths
+from sandbox.paths import check_paths, open_source
 from sandbox.pipes import write_file
-from sandbox.result import Reason, Start, Usage
+from sandbox.result import Reason, Result, Start, Usage
 from sandbox.run import Run
 from sandbox.spec import Spec
 from sandbox.watchdog import Watchdog, Watched
@@ -30,6 +29,7 @@ _START_S = 60.0
 _INLINE_BYTES = 32 << 10  # a datagram may hold 208 KiB, SO_SNDBUF's default
 _LEAST_CPU_CHECK_S = 0.05
 _FIELD_CHARACTERS = 16
+_MUCH_BYTES, _MANY_FILES = 8 << 20, 1000
 _ANSWERED = 2  # the pidfd of the run's init, and its /task
 
 
@@ -46,13 +46,12 @@ class CellRun(Run):
         *,
         link: SpawnerLink,
         nursery: trio.Nursery,
-        null: int,
         cell: Cell,
         launcher: SpawnerLink,
         deadlines: Deadlines,
         watchdog: Watchdog,
     ) -> None:
-        super().__init__(spec, link=link, nursery=nursery, slot=cell.slot, null=null)
+        super().__init__(spec, link=link, nursery=nursery, slot=cell.slot)
         self._cell = cell
         self._launcher = launcher
         self._deadlines = deadlines
@@ -85,11 +84,12 @@ class CellRun(Run):
             await self._start(given)
         finally:
             for descriptor in given:
-                if descriptor != self._null:
-                    os.close(descriptor)
+                os.close(descriptor)
 
     async def _start(self, given: list[int]) -> None:
         """Start it with descriptors that are to be closed afterwards, all of them in `given`."""
+        if self._cell.is_odd:
+            raise CellFailed("its cell ended before the run began")
         body = self._describe(given)
         into = self._begin_account()
         fields = {
@@ -102,7 +102,7 @@ class CellRun(Run):
         given.append(self._open_stdin())
         given += self._output.open()
         for path in _sources(self._spec):
-            given.append(_open_source(path))
+            given.append(open_source(path))
         self._cell.on_gone = self._on_cell_gone
         self._cell.on_out_of_memory = self._on_out_of_memory
         self._launcher.call_at_end(self._number, self._on_ended)
@@ -139,6 +139,9 @@ class CellRun(Run):
             await self._cell_failed(SetupFailed("its launcher answered nonsense"))
             return
         self._pidfd, self._task_folder = descriptors
+        self._begin_feeding()
+        if self._over.is_set():
+            return  # a short one: its end came with the answer
         if self._killed_for is not None:
             self._kill()
         if self._cell.cgroup is None:
@@ -164,8 +167,9 @@ class CellRun(Run):
             return False
         if cell.cgroup is not None and not cell.cgroup.end_nowait():
             return False
-        self._stop_feeding()
-        self._output.close()
+        if self._task_folder >= 0 and _takes_long_to_drop(self._task_folder):
+            return False
+        self._leave()
         self._close_descriptors()
         return True
 
@@ -174,14 +178,18 @@ class CellRun(Run):
         try:
             if self._asked and not self._over.is_set():
                 await self._end_by_force()
-            self._stop_feeding()
-            self._output.close()
             if self._cell.cgroup is not None and not self._cell.is_odd:
                 await self._cell.cgroup.end()
         except (trio.TooSlowError, TimeoutError, OSError) as error:
             self._cell.kill()
             raise SetupFailed(f"a run could not be cleaned up: {error}") from error
         finally:
+            self._leave()
+            folder = self._task_folder
+            if folder >= 0 and _takes_long_to_drop(folder):
+                self._task_folder = -1
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(os.close, folder, limiter=trio.CapacityLimiter(1))
             self._close_descriptors()
 
     def _close_descriptors(self) -> None:
@@ -258,6 +266,10 @@ class CellRun(Run):
             ):
                 await self._over.wait()
 
+    def _judge_unstarted(self, text: str, usage: Usage) -> Result | None:
+        """Its init was killed, and not by us: no word of the task's makes that a failed set-up."""
+        return Result(reason=Reason.SIGNALLED, exit_code=137, signal=signal.SIGKILL, usage=usage)
+
     def _kill(self) -> None:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
@@ -300,19 +312,18 @@ class CellRun(Run):
         self._conclude(usage, out_of_memory=cgroup.out_of_memory())
 
 
+def _takes_long_to_drop(folder: int) -> bool:
+    """Whether there is much in a /task, which the kernel frees while its last descriptor is closed.
+
+    It may take a good part of a second: not on the pool's own time, which is all tenants'.
+    """
+    held = os.fstatvfs(folder)
+    used_bytes = (held.f_blocks - held.f_bfree) * held.f_frsize
+    return used_bytes > _MUCH_BYTES or held.f_files - held.f_ffree > _MANY_FILES
+
+
 def _nothing() -> None:
     """What there is to do between runs."""
-
-
-def _open_source(path: Path) -> int:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise BadSpec(f"cannot read {path}: {error.strerror}") from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise BadSpec(f"cannot stage {path}: it is not a regular file")
-    return descriptor
 
 
 def _is_short(spec: Spec) -> bool:

@@ -150,7 +150,8 @@ class Cells:
     async def _make(self, kind: CellKind, *, warm: bool) -> Cell | None:
         if not self._free and self._idle:
             # The one that was used longest ago, whose tenant will miss it least.
-            await self._end(self._idle.pop(0))
+            with contextlib.suppress(SetupFailed):
+                await self._end(self._idle.pop(0))
         if not self._free:
             return None
         place = self._free.pop()
@@ -169,20 +170,24 @@ class Cells:
         except SetupFailed:
             # Not tried again at once: the same will be missing. Runs go without meanwhile.
             self._refused[kind] = trio.current_time() + _REFUSED_FOR_S
-            self._give_up(place)
+            self._give_up(cell)
             return None
         except BaseException:
-            self._give_up(place)
+            self._give_up(cell)
             raise
         return cell
 
     async def _end(self, cell: Cell) -> None:
-        await cell.close()
-        self._give_up(cell.slot)
+        try:
+            await cell.close()
+        finally:
+            self._give_up(cell)
 
-    def _give_up(self, place: int) -> None:
+    def _give_up(self, cell: Cell) -> None:
+        """It is over. A place that could not be cleaned up is lost."""
         self._alive -= 1
-        self._free.append(place)
+        if cell.is_cleaned_up:
+            self._free.append(cell.slot)
 
     # Ahead and afterwards.
 
@@ -205,13 +210,16 @@ class Cells:
 
     async def _keep_parked(self, cell: Cell) -> None:
         if self.closing:
-            await self._end(cell)
+            with contextlib.suppress(SetupFailed):
+                await self._end(cell)
         else:
             self._idle.insert(0, cell)
 
     async def _end_old(self) -> None:
         now = trio.current_time()
         for cell in list(self._idle):
+            if cell not in self._idle:
+                continue  # taken by a run while another was ended
             unused_s = now - cell.idle_since_s if cell.tenant is not None else 0.0
             old = now - cell.made_at_s >= self._rules.max_age_s
             if cell.is_odd or old or unused_s >= self._rules.idle_s:

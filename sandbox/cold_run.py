@@ -38,12 +38,11 @@ class ColdRun(Run):
         link: SpawnerLink,
         nursery: trio.Nursery,
         slot: int,
-        null: int,
         uid: int,
         limiter: RunCgroup | Watchdog,
         deadlines: Deadlines,
     ) -> None:
-        super().__init__(spec, link=link, nursery=nursery, slot=slot, null=null)
+        super().__init__(spec, link=link, nursery=nursery, slot=slot)
         self._uid = uid
         self._limiter = limiter
         self._deadlines = deadlines
@@ -71,8 +70,7 @@ class ColdRun(Run):
         check_paths(self._spec)
         with contextlib.ExitStack() as ours, contextlib.ExitStack() as given:
             stdin = self._open_stdin()
-            if stdin != self._null:
-                given.callback(os.close, stdin)
+            given.callback(os.close, stdin)
             stdout, stderr = self._output.open()
             given.callback(os.close, stdout)
             given.callback(os.close, stderr)
@@ -102,14 +100,14 @@ class ColdRun(Run):
                 if self._pidfd >= 0:
                     self._end(Reason.STOPPED)
                     await self._over.wait()
-                self._stop_feeding()
-                self._output.close()
+                self._leave()
                 async with self._link.cleaning(self._slot):
                     if isinstance(self._limiter, RunCgroup):
                         await self._limiter.remove()
         except (trio.TooSlowError, TimeoutError) as error:
             raise SetupFailed(f"a run could not be cleaned up: {error}") from error
         finally:
+            self._leave()
             if self._pidfd >= 0:
                 os.close(self._pidfd)
                 self._pidfd = -1
@@ -130,6 +128,7 @@ class ColdRun(Run):
             answer = await self._link.request(self._number, "start", fields, descriptors)
         self._pidfd = answer.pidfd
         self._started_at_s = trio.current_time()
+        self._begin_feeding()
 
     def _create_cgroup(self, cgroup: RunCgroup) -> None:
         try:

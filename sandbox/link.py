@@ -136,8 +136,7 @@ class SpawnerLink:
             await awaited.arrived.wait()
         except BaseException:
             if awaited.answer is not None:
-                for descriptor in awaited.answer.descriptors:
-                    os.close(descriptor)
+                _close_all(awaited.answer)
             raise
         finally:
             self._awaited.pop((number, op), None)
@@ -229,7 +228,11 @@ class SpawnerLink:
         return True
 
     async def receive(self) -> Answer | None:
-        """The next message, or None when the other end has closed its."""
+        """The next message, or None when the other end has closed its.
+
+        Raises:
+            ValueError: it is no object of JSON with an id and an answer.
+        """
         while True:
             try:
                 # Waiting first: trying first would fail nearly every time, and cost a call more.
@@ -241,7 +244,7 @@ class SpawnerLink:
                 return None  # the other end is gone, or ours was closed
             if not data:
                 return None
-            return Answer(json.loads(data), tuple(fds))
+            return _read_answer(data, fds)
 
     async def run(self) -> None:
         """Hand out answers until the spawner closes its end; then everyone who waits is told."""
@@ -260,11 +263,12 @@ class SpawnerLink:
         number, kind = answer.fields["id"], answer.fields["answer"]
         awaited = self._awaited.get((number, kind))
         if awaited is not None:
+            if awaited.answer is not None:
+                _close_all(awaited.answer)  # it was told twice
             awaited.answer = answer
             awaited.arrived.set()
             return
-        for descriptor in answer.descriptors:
-            os.close(descriptor)
+        _close_all(answer)
         if kind != "ended":
             return
         starting = self._awaited.get((number, "start"))
@@ -273,6 +277,23 @@ class SpawnerLink:
             starting.arrived.set()
         if number in self._at_end:
             self._at_end.pop(number)(answer.fields)
+
+
+def _read_answer(data: bytes, descriptors: list[int]) -> Answer:
+    try:
+        fields = json.loads(data)
+        if isinstance(fields["id"], int) and isinstance(fields["answer"], str):
+            return Answer(fields, tuple(descriptors))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    for descriptor in descriptors:
+        os.close(descriptor)
+    raise ValueError("the other end talks nonsense")
+
+
+def _close_all(answer: Answer) -> None:
+    for descriptor in answer.descriptors:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
-from sandbox.errors import BadSpec
+from sandbox.errors import BadSpec, SetupFailed
 from sandbox.spawner import linux
 from sandbox.spec import Spec
 
@@ -32,6 +33,25 @@ def check_paths(spec: Spec) -> None:
         _check_device(device)
     if spec.root is not None:
         _check_root(spec.root)
+
+
+def open_source(path: Path) -> int:
+    """Open a file that a run is to read; never a FIFO or device, which would have us wait.
+
+    Raises:
+        BadSpec: it cannot be read, or is no regular file.
+        SetupFailed: this process may open no more files.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise SetupFailed(f"cannot read {path}: {error.strerror} (ulimit -n)") from None
+        raise BadSpec(f"cannot read {path}: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadSpec(f"cannot read {path}: it is not a regular file")
+    return descriptor
 
 
 def _check_nesting(spec: Spec) -> None:

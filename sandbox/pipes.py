@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import AsyncIterator
 
@@ -29,7 +30,9 @@ async def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         await trio.lowlevel.wait_writable(descriptor)
-        view = view[os.write(descriptor, view) :]
+        # Whoever holds the other end can make the pipe smaller, and so full, in between.
+        with contextlib.suppress(BlockingIOError):
+            view = view[os.write(descriptor, view) :]
 
 
 def write_file(descriptor: int, data: bytes) -> None:

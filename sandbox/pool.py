@@ -92,10 +92,8 @@ class Pool:
         watchdog: Watchdog,
         deadlines: Deadlines,
         cells: Cells,
-        null: int,
     ) -> None:
         self.config = config
-        self._null = null
         self._link = link
         self._nursery = nursery
         self._uids = uids
@@ -130,11 +128,17 @@ class Pool:
                 await self._start_in_cell(spec, opened)
             yield opened.run or await self._start_cold(spec, slot, opened)
         finally:
-            if not self._close_nowait(opened):
-                # `close` has a deadline of its own. A slot that it could not clean is lost.
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
-                    await self._close(opened)
-            self._put_free.send_nowait(slot)
+            # A slot that could not be cleaned is lost; what ran in a cell was never in it.
+            is_clean = not isinstance(opened.run, ColdRun)
+            try:
+                if not self._close_nowait(opened):
+                    # `close` has a deadline of its own.
+                    with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
+                        await self._close(opened)
+                is_clean = True
+            finally:
+                if is_clean:
+                    self._put_free.send_nowait(slot)
 
     @property
     def parked(self) -> int:
@@ -174,7 +178,6 @@ class Pool:
             spec,
             link=self._link,
             nursery=self._nursery,
-            null=self._null,
             cell=cell,
             launcher=launcher,
             deadlines=self._deadlines,
@@ -191,7 +194,6 @@ class Pool:
             spec,
             link=self._link,
             nursery=self._nursery,
-            null=self._null,
             slot=slot,
             uid=self._uids[slot],
             limiter=self._watchdog if self._cgroup is None else self._cgroup.new_run(),
@@ -280,7 +282,6 @@ async def _open_services(
             else functools.partial(new_cell_cgroup, cgroup, as_root=ids.as_root),
         )
         lasting = trio.CancelScope(shield=True)
-        null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         services.start_soon(_serve, link.run, trio.CancelScope(shield=True))
         services.start_soon(_serve_all, lasting, watchdog.run, deadlines.run, cells.run)
         try:
@@ -293,14 +294,12 @@ async def _open_services(
                 watchdog=watchdog,
                 deadlines=deadlines,
                 cells=cells,
-                null=null,
             )
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
                 await cells.close()
             link.kill()  # its own task, and those of runs that are left, end by that
             lasting.cancel()
-            os.close(null)
 
 
 async def _serve(service: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:

@@ -11,10 +11,11 @@ from typing import BinaryIO
 import trio
 
 from sandbox.collecting import collect
-from sandbox.errors import SandboxError, SetupFailed
+from sandbox.errors import CollectFailed, SandboxError, SetupFailed
 from sandbox.judge import Evidence, judge
 from sandbox.link import SpawnerLink
 from sandbox.output import Output
+from sandbox.paths import open_source
 from sandbox.pipes import write_all
 from sandbox.result import Chunk, Collected, Reason, Result, Start, Usage
 from sandbox.spec import Spec
@@ -25,11 +26,8 @@ _STDIN_BYTES = 1 << 16
 class Run(abc.ABC):
     """A run in progress. Made by `Pool.open_run`; use `chunks`, `wait`, `stop` and `collect`."""
 
-    def __init__(
-        self, spec: Spec, *, link: SpawnerLink, nursery: trio.Nursery, slot: int, null: int
-    ) -> None:
+    def __init__(self, spec: Spec, *, link: SpawnerLink, nursery: trio.Nursery, slot: int) -> None:
         self._spec = spec
-        self._null = null
         self._link = link
         self._nursery = nursery
         self._slot = slot
@@ -39,8 +37,10 @@ class Run(abc.ABC):
         self._exit_code: int | None = None
         self._refusal: SandboxError | None = None
         self._result: Result | None = None
-        self._feeding: trio.CancelScope | None = None
+        self._feeding = trio.CancelScope(shield=True)
+        self._to_feed: list[int] = []
         self._over = trio.Event()
+        self._is_left = False
         self._started_at_s = 0.0
 
     # What a caller uses.
@@ -91,9 +91,11 @@ class Run(abc.ABC):
             max_files: limit for files and folders together.
 
         Raises:
-            CollectFailed: a limit was passed, or writing failed.
+            CollectFailed: a limit was passed, writing failed, or `open_run` was left.
         """
         await self.wait()
+        if self._is_left:
+            raise CollectFailed("what a run left behind is gone: collect it inside `open_run`")
         fields = {
             "slot": self._slot,
             "folder": self._spec.output_dir,
@@ -137,26 +139,70 @@ class Run(abc.ABC):
         """Descriptors that lead to what the run left, where its slot's mounts do not."""
 
     def _open_stdin(self) -> int:
-        """What the task reads: /dev/null, or a pipe that is fed from the source.
+        """What the task reads: /dev/null, or a pipe that is fed from the source once it has begun.
 
-        Never the source itself: /proc/self/fd/0 would name it, and open it for writing. A pipe is
-        the caller's to close, /dev/null the pool's.
+        Never the source itself: /proc/self/fd/0 would name it, and open it for writing. And never
+        what another run has: locks and flags that a task sets stay with an open file, even one of
+        /dev/null, until nobody has it any more. It is the caller's to close.
+
+        Raises:
+            BadSpec: the source cannot be read.
         """
-        if self._spec.stdin is None:
-            return self._null
         source = self._spec.stdin
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(writer, False)
+        if source is None:
+            return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         if isinstance(source, Path):
-            self._nursery.start_soon(_feed, source, writer)
-        else:
-            self._feeding = trio.CancelScope(shield=True)
-            self._nursery.start_soon(_pass_on, source, writer, self._feeding)
+            self._to_feed.append(open_source(source))
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        self._to_feed.append(writer)
+        os.set_blocking(writer, False)
         return reader
 
+    def _begin_feeding(self) -> None:
+        """Feed the task's stdin. What was read for a start that failed would be lost."""
+        if not self._to_feed:
+            return
+        *opened, writer = self._to_feed
+        self._to_feed = []
+        if isinstance(self._spec.stdin, int):
+            self._nursery.start_soon(_pass_on, self._spec.stdin, writer, self._feeding)
+        else:
+            self._nursery.start_soon(self._feed, opened[0], writer)
+
+    def _leave(self) -> None:
+        """Its slot, and what lies there, is another's from now on."""
+        self._is_left = True
+        self._output.close()
+        self._stop_feeding()
+
     def _stop_feeding(self) -> None:
-        if self._feeding is not None:
-            self._feeding.cancel()
+        self._feeding.cancel()
+        for descriptor in self._to_feed:
+            os.close(descriptor)
+        self._to_feed = []
+
+    async def _feed(self, source: int, writer: int) -> None:
+        """Feed a task's stdin; it ends with the file, or when nobody reads it any more."""
+        try:
+            with self._feeding:
+                await trio.lowlevel.checkpoint()
+                while data := self._read_source(source):
+                    await write_all(writer, data)
+        except BrokenPipeError:
+            return
+        finally:
+            os.close(source)
+            os.close(writer)
+
+    def _read_source(self, source: int) -> bytes:
+        """The next bytes; a file that breaks off ends the run, which must not take it for whole."""
+        try:
+            return os.read(source, _STDIN_BYTES)
+        except OSError as error:
+            if not self._over.is_set():
+                self._refusal = SetupFailed(f"cannot read a run's stdin: {error.strerror}")
+                self._kill()
+            return b""
 
     def _end(self, reason: Reason) -> None:
         """Kill everything; the first reason counts, unless the task ended by itself before."""
@@ -184,19 +230,6 @@ class Run(abc.ABC):
             self._result = self._judge_unstarted(text, usage)
             if self._result is None:
                 self._refusal = SetupFailed(f"the sandbox could not be made: {text}")
-
-
-async def _feed(source: Path, writer: int) -> None:
-    """Feed a task's stdin; it ends with the file, or when nobody reads it any more."""
-    try:
-        with trio.CancelScope(shield=True), source.open("rb", buffering=0) as file:
-            await trio.lowlevel.checkpoint()
-            while data := file.read(_STDIN_BYTES):
-                await write_all(writer, data)
-    except BrokenPipeError:
-        return
-    finally:
-        os.close(writer)
 
 
 async def _pass_on(source: int, writer: int, scope: trio.CancelScope) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import tarfile
 import zipfile
@@ -150,6 +151,20 @@ async def test_a_cell_that_nobody_uses_is_given_up() -> None:
             await trio.lowlevel.wait_readable(pidfd)
         os.close(pidfd)
         assert (await sandbox.run_in(pool, _of("a", "echo on"))).stdout == b"on\n"
+
+
+async def test_a_cell_that_is_taken_while_another_is_given_up_goes_on() -> None:
+    async with _open(idle_s=0.3) as pool:
+        await _which(pool, "a")
+        (launcher,) = _launchers(pool)
+        second = await _which(pool, "b")
+        pidfd = os.pidfd_open(launcher)
+        with trio.fail_after(20):
+            await trio.lowlevel.wait_readable(pidfd)  # both are old, and the first is being ended
+        os.close(pidfd)
+        assert await _which(pool, "b") == second
+        await trio.sleep(1.5)  # until the next look
+        assert (await sandbox.run_in(pool, _of("b", "echo on"))).stdout == b"on\n"
 
 
 async def test_when_places_run_out_the_cell_that_was_used_longest_ago_goes() -> None:
@@ -398,14 +413,21 @@ async def test_rules_can_change_while_the_pool_is_open() -> None:
         assert await _which(pool, "a") != first
 
 
-@pytest.mark.parametrize("count", [200, 201])
-async def test_however_many_files_are_staged_they_are_there(count: int, tmp_path: Path) -> None:
-    (tmp_path / "one").write_text("x")
+async def test_more_files_than_a_message_takes_are_staged_without_a_cell(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("x")
     files = tuple(
-        sandbox.StagedFile(source=tmp_path / "one", name=f"f{number}") for number in range(count)
+        sandbox.StagedFile(source=tmp_path / "x", name=f"in/{number}") for number in range(2000)
     )
-    async with _open() as pool:
-        first = await _which(pool, "a")
-        done = await sandbox.run_in(pool, _of("a", "cat f* | wc -c", files=files))
-        assert int(done.stdout) == count
-        assert await _which(pool, "a") == first
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
+    try:
+        async with _open() as pool:
+            first = await _which(pool, "a")
+            for count, started in ((50, Start.CELL), (300, Start.COLD), (2000, Start.COLD)):
+                spec = _of("a", "ls in | wc -l", files=files[:count])
+                async with pool.open_run(spec) as run:
+                    assert [chunk.data async for chunk in run.chunks()] == [b"%d\n" % count]
+                    assert run.started is started
+            assert await _which(pool, "a") == first
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
