@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from sandbox.cell import Cell, to_launcher
+from sandbox.cell import PEER_GONE, Cell, to_launcher
 from sandbox.deadlines import Deadline, Deadlines
 from sandbox.describe import describe_in_cell
 from sandbox.errors import BadSpec, SandboxError, SetupFailed
@@ -236,7 +236,7 @@ class CellRun(Run):
     def _on_cell_gone(self) -> None:
         if not self._over.is_set():
             if self._refusal is None and self._killed_for is None:
-                self._refusal = SetupFailed("the launcher of its cell ended while it ran")
+                self._refusal = SetupFailed(PEER_GONE)
             self._finish()
 
     async def _watch_cpu_time(self, limit_s: float) -> None:
@@ -263,7 +263,7 @@ class CellRun(Run):
         """Nothing of it is left: settle its account and judge how it ended."""
         if self._wall is not None:
             self._wall.cancel()
-        self._cell.on_gone = self._cell.on_out_of_memory = _nothing
+        self._cell.forget_run()
         try:
             self._settle(trio.current_time() - self._started_at_s)
         except (SandboxError, OSError) as error:
@@ -291,10 +291,6 @@ class CellRun(Run):
             wall_s=wall_s, cpu_s=cgroup.cpu_s(), memory_peak_bytes=cgroup.memory_peak_bytes()
         )
         self._conclude(usage, out_of_memory=cgroup.out_of_memory())
-
-
-def _nothing() -> None:
-    """What there is to do between runs."""
 
 
 def _open_source(path: Path) -> int:
