@@ -13,8 +13,9 @@ It needs attrs and trio, a bubblewrap (the system's, or the wheel `bubblewrap-bi
 or newer; it knows nothing of HiveMind and may be imported by anyone. Where isolation cannot be
 made whole it raises `Unavailable`, which says what is missing and how to mend it.
 
-Begin reading at `pool` (what is offered), then `run` (the way of one run), then `spawner` (the
-process that makes the sandboxes). README.md has the threat model and what each limit does.
+Begin reading at `pool` (what is offered), then `cold_run` and `cell_run` (the ways of one run),
+then `spawner` (the process that makes the sandboxes) and `launcher` (what starts runs in a cell).
+README.md has the threat model and what each limit does.
 """
 
 from sandbox.cell import CellRules

@@ -27,7 +27,7 @@ _MOST_PARKED = 1024
 _MOST_FILES = 100
 _READY_S = 20.0
 _GONE_S = 10.0
-_PEER_GONE = "the launcher of its cell ended while it ran: try it again"
+PEER_GONE = "the launcher of its cell ended while it ran: try it again"
 _REPORT_BYTES = 4096
 _MAIN = "/tmp/launcher/main.py"  # noqa: S108 - where the spawner puts it
 
@@ -40,7 +40,8 @@ class CellRules:
         max_runs: after so many runs it is made anew.
         max_age_s: as it is this many seconds after it was made, at the next opportunity.
         idle_s: a cell that its tenant has not used for so long is given up.
-        parked: how many cells are kept ready for tenants that have none yet.
+        parked: how many cells are kept ready for tenants that have none yet. They are of the usual
+            kind: the deny list, a network of their own, and the host's Python.
     """
 
     max_runs: int = attrs.field(default=1000, validator=attrs.validators.ge(1))
@@ -129,6 +130,10 @@ class Cell:
         The cell's init, its launcher and perhaps a warm interpreter, and the run's own init.
         """
         return 3 if self.warm is None else 4
+
+    def forget_run(self) -> None:
+        """Tell nobody of what happens to it from now on: its run is over."""
+        self.on_gone = self.on_out_of_memory = _nothing
 
     def kill(self) -> None:
         """Kill all of it; `gone` says when nothing is left."""
@@ -256,7 +261,7 @@ class Cell:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self._sockets.append(ours)
-        link = SpawnerLink(ours, [], peer=_PEER_GONE, encode=to_launcher)
+        link = SpawnerLink(ours, [], peer=PEER_GONE, encode=to_launcher)
         self._nursery.start_soon(self._serve, link)
         return link, theirs
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import trio
 
-from sandbox.cell import Cell, to_launcher
+from sandbox.cell import PEER_GONE, Cell, to_launcher
 from sandbox.deadlines import Deadline, Deadlines
 from sandbox.describe import describe_in_cell
 from sandbox.errors import BadSpec, SandboxError, SetupFailed
@@ -251,7 +251,7 @@ class CellRun(Run):
     def _on_cell_gone(self) -> None:
         if not self._over.is_set():
             if self._refusal is None and self._killed_for is None:
-                self._refusal = SetupFailed("the launcher of its cell ended while it ran")
+                self._refusal = SetupFailed(PEER_GONE)
             self._finish()
 
     async def _watch_cpu_time(self, limit_s: float) -> None:
@@ -282,7 +282,7 @@ class CellRun(Run):
         """Nothing of it is left: settle its account and judge how it ended."""
         if self._wall is not None:
             self._wall.cancel()
-        self._cell.on_gone = self._cell.on_out_of_memory = _nothing
+        self._cell.forget_run()
         try:
             self._settle(trio.current_time() - self._started_at_s)
         except (SandboxError, OSError) as error:
@@ -320,10 +320,6 @@ def _takes_long_to_drop(folder: int) -> bool:
     held = os.fstatvfs(folder)
     used_bytes = (held.f_blocks - held.f_bfree) * held.f_frsize
     return used_bytes > _MUCH_BYTES or held.f_files - held.f_ffree > _MANY_FILES
-
-
-def _nothing() -> None:
-    """What there is to do between runs."""
 
 
 def _is_short(spec: Spec) -> bool:

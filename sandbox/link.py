@@ -126,7 +126,8 @@ class SpawnerLink:
         its answer.
 
         Raises:
-            SetupFailed: the spawner refused it, or is gone.
+            BadSpec: it was refused for an input (BadArchive where that is the archive).
+            SetupFailed: it was refused otherwise, or the other end is gone.
         """
         awaited = self._expect(number, op)
         try:

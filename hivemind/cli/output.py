@@ -218,7 +218,7 @@ class _HumanOutput:
         print_table(
             ("POLICY", "KEY", "VALUE", "FROM"),
             [
-                (name, setting.key, shown_value(setting), str(setting.origin or "default"))
+                (name, setting.key, shown_value(setting), setting.said_by)
                 for name, settings in policies.items()
                 for setting in settings
             ],

@@ -172,13 +172,13 @@ def secret_shape(key: str, secret: "Secret") -> Document:
 
 
 def policies_shape(policies: "Mapping[str, Sequence[Setting]]") -> Document:
-    """``policy show``: each value with the file that says it, or ``default``. Unlimited is null."""
+    """``policy show``: each value and the file that says it or ``built-in``; unlimited is null."""
     return {
         "policies": {
             name: {
                 setting.key: {
                     "value": _policy_value(setting.value),
-                    "from": "default" if setting.origin is None else str(setting.origin),
+                    "from": setting.said_by,
                 }
                 for setting in settings
             }

@@ -14,7 +14,7 @@ from typing import TypeVar
 import attrs
 
 from hivemind.core import sizes
-from hivemind.core.confinement import Mode, Network, Reuse
+from hivemind.core.confinement import Mode, Network, Reuse, Seccomp
 from hivemind.core.errors import CoreError
 from hivemind.core.outputs import BadOutput, check_outputs, clean_output
 from hivemind.core.wording import one_line
@@ -63,6 +63,9 @@ class FileSettings:
     """How many files one process may have open at a time."""
     network: Network | None = None
     """What it can reach: ``"none"``, ``"loopback"`` or ``"full"``; no more than the policy has."""
+    seccomp: Seccomp | None = None
+    """Which system calls it may make: ``"allow-list"`` or ``"deny-list"``; no more than the policy
+    has."""
     reuse: Reuse | None = None
     """Whether it may follow others in a sandbox that is kept: ``"never"``, ``"job"`` or
     ``"account"``; no more than the policy has."""
@@ -166,7 +169,7 @@ class _Table:
 
 KEYS = (
     *("command", "cpu_time", "cpus", "env", "gpus", "memory", "network", "open_files", "outputs"),
-    *("policy", "reuse", "scratch", "time", "tmp"),
+    *("policy", "reuse", "scratch", "seccomp", "time", "tmp"),
 )
 
 
@@ -190,6 +193,7 @@ def _read(values: Mapping[str, object], where: str) -> FileSettings:
         cpu_s=table.take("cpu_time", _time, None),
         open_files=table.take("open_files", _open_files, None),
         network=table.take("network", _mode(Network), None),
+        seccomp=table.take("seccomp", _mode(Seccomp), None),
         reuse=table.take("reuse", _mode(Reuse), None),
     )
     table.finish()

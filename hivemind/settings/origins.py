@@ -21,6 +21,11 @@ class Setting:
     origin: Path | None
     """The file that says it; None for the default of a key that it leaves out."""
 
+    @property
+    def said_by(self) -> str:
+        """Where it comes from, for people. Not ``default``, which is a policy's name."""
+        return "built-in" if self.origin is None else str(self.origin)
+
 
 def origins(policies: Policies) -> Mapping[str, tuple[Setting, ...]]:
     """Every value of every policy, by the policy's name; the pool's rules are ``pool``.

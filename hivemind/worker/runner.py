@@ -295,10 +295,10 @@ class Runner:
         except (sandbox.SandboxError, OSError) as error:
             # The machine's fault, and an expected one: what it says is enough.
             log.error("attempt_failed", task_id=ref.task_id, attempt=ref.attempt, reason=str(error))
-            detail = one_line(f"the node could not run it: {error}")
+            detail = one_line(str(error))
         except Exception:
             log.exception("attempt_failed", task_id=ref.task_id, attempt=ref.attempt)
-            detail = "the node could not run it: a fault of the worker, which its log describes"
+            detail = "a fault of the worker, which its log describes"
         return Ending(outcome=Outcome.FAILED, reason=Reason.SANDBOX_FAILED, detail=detail)
 
     async def _file(self, held: HeldAttempt, ending: Ending) -> None:

@@ -11,7 +11,9 @@ Modules, in the order of one run:
 - `init` is pid 1 of the run's own namespaces: it mounts, gives up every right, stages the inputs,
   starts the task and waits for it;
 - `confine` holds what it gives up and mounts, `command` how a command is found and executed;
-- `warm` makes a fork of the warm interpreter behave like a new one.
+- `warm` makes a fork of the warm interpreter behave like a new one, with `streams` for its standard
+  streams and `unseen` for ending it early where nobody can tell;
+- `answers` words what the pool is told.
 
 Nothing of the host is visible from here, and no task of the cell's can see this process: it lives
 in a pid namespace above theirs, and what it mounted for itself is covered before a task begins.

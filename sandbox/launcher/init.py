@@ -11,7 +11,7 @@ import marshal
 import os
 
 from sandbox.launcher import answers, command, confine
-from sandbox.spawner import datagrams, linux, stage
+from sandbox.spawner import datagrams, limits, linux, stage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Init:
             if self._own_cgroup:
                 linux.unshare(linux.CLONE_NEWCGROUP)
             task = confine.mount_all(message["quotas"])
-            confine.prefer_for_oom_killing()
+            limits.set_oom_score(limits.TASK_OOM_SCORE)  # before the cell's launcher
             confine.give_up_rights(self._filter)
             os.chdir("/task")
             os.umask(0o022)
@@ -125,7 +125,7 @@ class Init:
             ]
             archive = descriptors[-1] if message["archive"] is not None else None
             stage.stage(stage.Inputs(files, archive), "/task", message)
-            confine.apply_limits(message["limits"])
+            limits.apply_limits(message["limits"])
             # Python's own handler would end this process: a task could end its init, and so forge
             # its exit code. As pid 1 it is not reached by a signal that it leaves to the kernel.
             _signal.signal(_signal.SIGINT, _signal.SIG_DFL)

@@ -15,14 +15,14 @@ import os
 import shutil
 from typing import Any, NoReturn
 
-from sandbox.spawner import bwrap, child, linux, mounts
+from sandbox.spawner import bwrap, child, limits, linux, mounts
 
 _LAUNCHER = "/pool/launcher"
 _INSIDE = "/tmp"  # noqa: S108 - covered by the /tmp of every run
 _PARTS = ("launcher", "spawner")
 _CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SETPCAP")
 # Above the programs of the machine, and below the runs of the cell, which have 1000.
-_OOM_SCORE = b"500"
+_OOM_SCORE = 500
 
 
 def install_launcher(package: str) -> None:
@@ -86,7 +86,7 @@ def become_cell(start: dict[str, Any], place: child.Place, *, root: str, link: i
     """
     with child.ending_here(place):
         child.enter(place)
-        _prefer_runs_for_oom_killing()
+        limits.set_oom_score(_OOM_SCORE)
         child.give_up_privileges(place)
         if not place.as_root:
             child.enter_own_user_namespace()
@@ -99,9 +99,3 @@ def become_cell(start: dict[str, Any], place: child.Place, *, root: str, link: i
         argv = [start["python"], "-I", "-S", f"{_INSIDE}/launcher/main.py"]
         argv += ["exec", str(child.FIRST_GIVEN_FD)]
         child.execute(place, child.memory_file("options", words), argv, [link])
-
-
-def _prefer_runs_for_oom_killing() -> None:
-    descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-    os.write(descriptor, _OOM_SCORE)
-    os.close(descriptor)

@@ -19,10 +19,9 @@ import resource
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from sandbox.spawner import bwrap, linux, spare, stage
+from sandbox.spawner import bwrap, limits, linux, spare, stage
 
 _ARGS_FD, STATUS_FD, FIRST_GIVEN_FD = 3, 4, 5
-_MOST_CPU_S = 1 << 32  # an rlimit is a number of the kernel's; any float may be asked for
 _INOTIFY_PER_RUN = 16
 _ABOVE = 16  # descriptors are first moved out of the way of the numbers above
 
@@ -74,7 +73,7 @@ def options(start: dict[str, Any], place: Place, root: str) -> bytes:
 def become_sandbox(
     start: dict[str, Any], place: Place, *, options: int, filter_program: int, root: str
 ) -> NoReturn:
-    """Join the cgroups, stage the inputs, give up every privilege and execute bubblewrap.
+    """Join the cgroups, give up every privilege, stage the inputs and execute bubblewrap.
 
     What the spawner can make ready is made there: all that a new process writes to or runs for the
     first time costs it a page fault.
@@ -93,7 +92,7 @@ def become_sandbox(
         if start["without_cgroup"] is not None:
             _limit_without_cgroup(start["without_cgroup"], as_root=place.as_root)
         stage.stage(inputs, f"{root}/task", start)
-        _apply_limits(start["limits"])
+        limits.apply_limits(start["limits"])
         execute(place, options, start["argv"], [filter_program])
 
 
@@ -122,7 +121,7 @@ def enter(place: Place) -> None:
         os.write(descriptor, b"0")
     for descriptor in place.namespaces:
         linux.setns(descriptor)
-    _prefer_for_oom_killing()
+    limits.set_oom_score(limits.TASK_OOM_SCORE)
 
 
 def _shared(place: Place, network: str) -> tuple[str, ...]:
@@ -169,33 +168,19 @@ def _fail(report: int, kind: str, text: str) -> NoReturn:
     os._exit(1)
 
 
-def _prefer_for_oom_killing() -> None:
-    # When the whole machine runs out of memory, a task goes before whoever started it.
-    descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-    os.write(descriptor, b"1000")
-    os.close(descriptor)
-
-
-def _limit(which: int, value: int) -> None:
-    hard = resource.getrlimit(which)[1]
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(which, (value, value))
-
-
-def _limit_without_cgroup(limits: dict[str, int], *, as_root: bool) -> None:
+def _limit_without_cgroup(wanted: dict[str, int], *, as_root: bool) -> None:
     """What rlimits can do where there is no cgroup.
 
     The number of processes is counted per user, and since Linux 5.14 per user namespace: as root
     the slot's uid is this run's alone, else the run gets a user namespace of its own to be counted
     in. On an older kernel all of the user's processes would count, so there the limit is left out.
     """
-    _limit(resource.RLIMIT_DATA, limits["data_bytes"])
+    limits.set_limit(resource.RLIMIT_DATA, wanted["data_bytes"])
     if not as_root:
-        if not limits["count_per_namespace"]:
+        if not wanted["count_per_namespace"]:
             return
         enter_own_user_namespace()
-    _limit(resource.RLIMIT_NPROC, limits["processes"])
+    limits.set_limit(resource.RLIMIT_NPROC, wanted["processes"])
 
 
 def enter_own_user_namespace() -> None:
@@ -207,15 +192,6 @@ def enter_own_user_namespace() -> None:
             file.write(f"{number} {number} 1")
     linux.limit_inotify(_INOTIFY_PER_RUN)
     linux.drop_capabilities()
-
-
-def _apply_limits(limits: dict[str, Any]) -> None:
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_NOFILE, limits["open_files"])
-    _limit(resource.RLIMIT_FSIZE, limits["file_bytes"])
-    if limits["cpu_s"] is not None:
-        # A backstop behind the supervisor's own reading: whole seconds, one process at a time.
-        _limit(resource.RLIMIT_CPU, int(min(limits["cpu_s"], _MOST_CPU_S)) + 2)
 
 
 def memory_file(name: str, data: bytes) -> int:

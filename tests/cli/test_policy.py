@@ -97,15 +97,15 @@ def test_each_value_is_shown_with_the_file_that_says_it_or_as_a_default(tmp_path
     head, *lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
     assert (head[:2], head[2].split()) == (["POLICY", "KEY"], ["VALUE", "FROM"])
     shown = {key: rest.rsplit(maxsplit=1) for name, key, rest in lines if name == "lab"}
-    assert shown["memory.default"] == ["512M", "default"]
+    assert shown["memory.default"] == ["512M", "built-in"]
     assert shown["memory.most"] == ["64G", str(lab)]
     assert shown["env"] == ["TZ=UTC", str(lab)]
     assert shown["mounts"] == ["/srv/data at /data", str(lab)]
-    assert shown["wall.most"] == ["7d", "default"]
-    assert shown["cpu_time.most"] == ["unlimited", "default"]
-    assert shown["cell_age"] == ["10m", "default"]
-    assert shown["warm_python"] == ["true", "default"]
-    assert shown["network"] == ["loopback", "default"]
+    assert shown["wall.most"] == ["7d", "built-in"]
+    assert shown["cpu_time.most"] == ["unlimited", "built-in"]
+    assert shown["cell_age"] == ["10m", "built-in"]
+    assert shown["warm_python"] == ["true", "built-in"]
+    assert shown["network"] == ["loopback", "built-in"]
 
 
 def test_without_a_name_all_are_shown_and_the_pools_rules_too(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_without_a_name_all_are_shown_and_the_pools_rules_too(tmp_path: Path) ->
     assert list(policies) == ["default", "gpu", "network", "pool", "python", "strict"]
     pool = str(installed_policies() / "pool.toml")
     assert policies["pool"]["lease_s"] == {"value": 15.0, "from": pool}
-    assert policies["python"]["network"] == {"value": "loopback", "from": "default"}
+    assert policies["python"]["network"] == {"value": "loopback", "from": "built-in"}
     # Nothing is made where there was nothing.
     assert list(tmp_path.iterdir()) == []
 

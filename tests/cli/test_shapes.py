@@ -102,8 +102,8 @@ def test_a_policys_values_are_plain_json_with_the_place_that_each_came_from() ->
     )
     shape = json.loads(json.dumps(shapes.policies_shape({"lab": settings})))
     assert shape["policies"]["lab"] == {
-        "cpu_time.most": {"value": None, "from": "default"},
+        "cpu_time.most": {"value": None, "from": "built-in"},
         "mounts": {"value": [{"source": "/a", "target": "/b"}], "from": "/p.toml"},
         "network": {"value": "none", "from": "/p.toml"},
-        "env": {"value": {"TZ": "UTC"}, "from": "default"},
+        "env": {"value": {"TZ": "UTC"}, "from": "built-in"},
     }

@@ -13,7 +13,7 @@ from hivemind.client import programs
 from hivemind.client.errors import BadProgram
 from hivemind.client.programs import Program, program_from_command, program_from_path
 from hivemind.core.admission import Ask
-from hivemind.core.confinement import Network, Reuse
+from hivemind.core.confinement import Network, Reuse, Seccomp
 from hivemind.core.records import PayloadKind
 from tests.client.test_archives import make_tar, make_zip
 
@@ -96,7 +96,8 @@ def test_all_that_a_file_may_say_of_its_sandbox_is_asked_for(tmp_path: Path) -> 
     (tmp_path / "main.py").touch()
     (tmp_path / "hivemind.toml").write_text(
         'scratch = "1G"\ntmp = "1M"\ncpu_time = "1m"\nopen_files = 99\nnetwork = "none"\n'
-        'reuse = "never"\npolicy = "lab"\ncpus = 2\nmemory = 1\ngpus = 1\ntime = 5\n'
+        'seccomp = "allow-list"\nreuse = "never"\npolicy = "lab"\n'
+        "cpus = 2\nmemory = 1\ngpus = 1\ntime = 5\n"
     )
     assert _from_path(tmp_path, ask=Ask(tmp_bytes=7)).submission.ask == Ask(
         scratch_bytes=1 << 30,
@@ -104,6 +105,7 @@ def test_all_that_a_file_may_say_of_its_sandbox_is_asked_for(tmp_path: Path) -> 
         cpu_s=60.0,
         open_files=99,
         network=Network.NONE,
+        seccomp=Seccomp.ALLOW_LIST,
         reuse=Reuse.NEVER,
         policy="lab",
         cpu_millis=2000,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hivemind.core.confinement import Network, Reuse
+from hivemind.core.confinement import Network, Reuse, Seccomp
 from hivemind.core.inline_metadata import FileSettings, MetadataError, read_file, read_script
 
 WHOLE = """\
@@ -21,6 +21,7 @@ tmp = "256M"
 cpu_time = "10m"
 open_files = 2048
 network = "none"
+seccomp = "allow-list"
 reuse = "job"
 """
 SETTINGS = FileSettings(
@@ -37,6 +38,7 @@ SETTINGS = FileSettings(
     cpu_s=600.0,
     open_files=2048,
     network=Network.NONE,
+    seccomp=Seccomp.ALLOW_LIST,
     reuse=Reuse.JOB,
 )
 

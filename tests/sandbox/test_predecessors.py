@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 import pytest
+import trio
 
 import sandbox
 from sandbox import Start
@@ -156,6 +157,27 @@ async def test_traces_of_the_network_stay_in_the_cell() -> None:
         assert (await _told(pool, alone, Start.COLD))["loopback_bytes"] < 1000
     # What a window holds went at once, the rest perhaps never.
     assert told["loopback_bytes"] > 60_000
+
+
+@pytest.mark.parametrize("start", [Start.CELL, Start.WARM])
+@pytest.mark.parametrize(
+    "changes", [{"tenant": "b"}, {"reuse": False}], ids=["another tenant", "without reuse"]
+)
+async def test_whoever_shares_no_cell_learns_nothing_at_all(
+    changes: dict[str, Any], start: Start
+) -> None:
+    warm = start is Start.WARM
+    async with _open(parked=1) as pool:
+        first = await _told(pool, _spec(_LOOK, warm=warm), start)
+        await _told(pool, _spec(_PLANT, warm=warm), start)
+        with trio.fail_after(20):
+            while not pool.parked:  # noqa: ASYNC110 - without reuse a run gets no other cell
+                await trio.sleep(0.02)
+        told = await _told(pool, attrs.evolve(_spec(_LOOK, warm=warm), **changes), start)
+    assert told["found"] == []
+    assert told["loopback_bytes"] < 1000
+    assert told["closing"] == first["closing"]
+    assert (told["hash"], told["layout"]) != (first["hash"], first["layout"])
 
 
 async def test_warm_starts_share_the_layout_of_memory_and_the_seed_of_hashes() -> None:
