@@ -90,7 +90,15 @@ class CellKind:
 
 
 class Cell:
-    """A cell; `open` makes it, and `kill` ends it, whatever it is doing."""
+    """A cell; `open` makes it, and `kill` ends it, whatever it is doing.
+
+    Attributes:
+        tenant: whose it is for the rest of its life; None while it is parked.
+        is_odd: whether something about it is not as it should be; it serves no further run.
+        is_last_run: whether it ends with the run that it was taken for.
+        is_closed: whether nothing of it is left, so that its slot can be used again.
+        gone: set when its processes are.
+    """
 
     def __init__(
         self,
@@ -110,6 +118,7 @@ class Cell:
         self.made_at_s = trio.current_time()
         self.idle_since_s = self.made_at_s
         self.is_odd = False
+        self.is_last_run = False
         self.is_cleaned_up = False
         self.gone = trio.Event()
         self.launcher: SpawnerLink | None = None

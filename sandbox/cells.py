@@ -68,7 +68,8 @@ class Cells:
         if cell.tenant is None:
             cell.tenant = tenant
             self._wake_parking()
-        cell.runs += 1 if reuse else self._rules.max_runs
+        cell.runs += 1
+        cell.is_last_run = not reuse
         if warm and cell.warm is None:
             came = False
             try:
@@ -88,7 +89,7 @@ class Cells:
         """Keep the cell for its tenant, where it may be kept; say whether it is."""
         age_s = trio.current_time() - cell.made_at_s
         spent = cell.runs >= self._rules.max_runs or age_s >= self._rules.max_age_s
-        if cell.is_odd or spent or self.closing:
+        if cell.is_odd or cell.is_last_run or spent or self.closing:
             return False
         cell.idle_since_s = trio.current_time()
         self._idle.append(cell)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import trio
 
+_LEAST_SWEEP = 64
+
 
 class Deadline:
     """One time limit; `cancel` makes it harmless."""
@@ -38,11 +40,14 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Deadline]] = []
+        self._sweep_at = _LEAST_SWEEP
         self._order = itertools.count()
         self._sleep = trio.CancelScope()
 
     def call_at(self, time: float, call: Callable[[], None]) -> Deadline:
         """Call at this time of Trio's clock; at once where it has passed."""
+        if len(self._heap) >= self._sweep_at:
+            self._sweep()
         deadline = Deadline(call)
         heapq.heappush(self._heap, (time, next(self._order), deadline))
         if self._heap[0][2] is deadline:
@@ -56,6 +61,12 @@ class Deadlines:
             with self._sleep:
                 await trio.sleep_until(self._heap[0][0] if self._heap else math.inf)
             self._call_due()
+
+    def _sweep(self) -> None:
+        """Drop what was cancelled: a limit of days would keep the entry of a run that was short."""
+        self._heap = [entry for entry in self._heap if not entry[2].is_dead]
+        heapq.heapify(self._heap)
+        self._sweep_at = max(_LEAST_SWEEP, 2 * len(self._heap))
 
     def _call_due(self) -> None:
         now = trio.current_time()

@@ -102,6 +102,7 @@ class Pool:
         self._deadlines = deadlines
         self._cells = cells
         self._python = find_python()
+        self._lost_slots = 0
         self._put_free, self._free = trio.open_memory_channel[int](config.slots)
         for slot in range(config.slots):
             self._put_free.send_nowait(slot)
@@ -118,10 +119,7 @@ class Pool:
             BadSpec, BadArchive: an input cannot be used.
             SetupFailed: the sandbox could not be made, or not be cleaned up.
         """
-        try:
-            slot = self._free.receive_nowait()
-        except trio.WouldBlock:
-            slot = await self._free.receive()
+        slot = await self._take_slot()
         opened = _Opened()
         try:
             if spec.tenant is not None:
@@ -139,6 +137,24 @@ class Pool:
             finally:
                 if is_clean:
                     self._put_free.send_nowait(slot)
+                else:
+                    self._lose_slot()
+
+    async def _take_slot(self) -> int:
+        try:
+            try:
+                return self._free.receive_nowait()
+            except trio.WouldBlock:
+                return await self._free.receive()
+        except trio.EndOfChannel:
+            raise SetupFailed(
+                "no slot of this pool could be cleaned up after its last run: open a new pool"
+            ) from None
+
+    def _lose_slot(self) -> None:
+        self._lost_slots += 1
+        if self._lost_slots == self.config.slots:
+            self._put_free.close()  # nobody is to wait for one in vain
 
     @property
     def parked(self) -> int:
@@ -186,7 +202,11 @@ class Pool:
         try:
             await run.start()
         except CellFailed:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S):
+            # Where something of it is left, its place is lost; the run still has a slot.
+            with (
+                contextlib.suppress(SetupFailed),
+                trio.CancelScope(shield=True, deadline=trio.current_time() + _CLEANUP_S),
+            ):
                 await self._close(opened)
 
     async def _start_cold(self, spec: Spec, slot: int, opened: _Opened) -> Run:

@@ -180,7 +180,9 @@ class Execution:
         if self.gpu is None:
             return run_spec
         try:
-            grant = await trio.to_thread.run_sync(self.gpu.grant)
+            grant = await trio.to_thread.run_sync(
+                functools.partial(self.gpu.grant, sees_usr=run_spec.root is None)
+            )
         except sandbox.Unavailable as error:
             raise _InputFailed(f"the node cannot give its GPUs: {error}") from error
         return grant.added_to(run_spec)

@@ -26,9 +26,9 @@ class GpuShare:
     def __attrs_post_init__(self) -> None:
         self._before_bytes = self.gpus.used_bytes(self.devices)
 
-    def grant(self) -> GpuGrant:
-        """What the sandbox needs. Raises sandbox.Unavailable."""
-        return self.gpus.grant(self.devices)
+    def grant(self, *, sees_usr: bool) -> GpuGrant:
+        """What the sandbox needs; see ``Gpus.grant``. Raises sandbox.Unavailable."""
+        return self.gpus.grant(self.devices, sees_usr=sees_usr)
 
     def look(self) -> None:
         """Note what is in use now. A driver that does not tell is asked again the next time."""

@@ -69,9 +69,14 @@ class Gpus:
                 return None
         return used
 
-    def grant(self, devices: Iterable[GpuDevice]) -> GpuGrant:
-        """What a sandbox needs to have these. Raises sandbox.Unavailable, which says why not."""
-        return grant_gpus([device.gpu for device in devices], places=self._places)
+    def grant(self, devices: Iterable[GpuDevice], *, sees_usr: bool = True) -> GpuGrant:
+        """What a sandbox needs to have these. Raises sandbox.Unavailable, which says why not.
+
+        The driver's libraries below /usr are among it where the sandbox does not see that.
+        """
+        return grant_gpus(
+            [device.gpu for device in devices], sees_usr=sees_usr, places=self._places
+        )
 
     def _describe_all(self) -> Iterator[GpuDevice]:
         if self._nvml is None:

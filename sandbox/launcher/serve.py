@@ -11,6 +11,8 @@ from __future__ import annotations
 import _socket
 import marshal
 import os
+import resource
+import sys
 
 from sandbox.launcher import answers, command, confine, init
 from sandbox.spawner import datagrams, linux
@@ -75,7 +77,11 @@ class Launcher:
             return given.run(self._ready, body_in_file=message["body_in_file"])
         os.close(pidfd)
         _close_all(descriptors, into)
+        # os.wait4 imports this for its answer's type; a fork of a warm interpreter must not see it.
+        sys.modules["resource"] = resource
         _, status, usage = os.wait4(pid, 0)
+        if self._ready is not None:
+            del sys.modules["resource"]
         exit_code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
         cpu_s = usage.ru_utime + usage.ru_stime
         self._link.send(answers.ended(number, exit_code, cpu_s, usage.ru_maxrss * 1024))

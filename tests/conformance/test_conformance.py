@@ -12,6 +12,7 @@ import trio
 import sandbox
 from tests.conformance.case import Case, Outcome, code, settled
 from tests.conformance.table import CASES
+from tests.conformance.test_warm import EXECUTED
 from tests.sandbox.conftest import config_for, needs_cgroup
 
 Mode = Literal["cold", "cold again", "warm"]
@@ -40,6 +41,13 @@ def spec_for(case: Case, folder: Path, mode: Mode) -> sandbox.Spec:
     return attrs.evolve(spec, tenant="conformance", warm_python=True) if mode == "warm" else spec
 
 
+def began_well(case: Case, mode: Mode, start: sandbox.Start) -> bool:
+    """Whether two ways to start are compared at all, and not one with itself."""
+    if mode != "warm":
+        return start is sandbox.Start.COLD
+    return start is sandbox.Start.WARM or (case.name in EXECUTED and start is sandbox.Start.CELL)
+
+
 async def run_all(wanted: list[tuple[Case, Mode]], top: Path) -> dict[tuple[str, Mode], Outcome]:
     """Run what was asked for, in one pool; a case's runs follow each other."""
     outcomes: dict[tuple[str, Mode], Outcome] = {}
@@ -49,14 +57,18 @@ async def run_all(wanted: list[tuple[Case, Mode]], top: Path) -> dict[tuple[str,
         for number, (case, mode) in left:
             folder = top / str(number)
             folder.mkdir()
-            done = await sandbox.run_in(pool, spec_for(case, folder, mode))
-            result = done.result
+            written = dict.fromkeys(sandbox.Stream, b"")
+            async with pool.open_run(spec_for(case, folder, mode)) as run:
+                assert began_well(case, mode, run.started), (case.name, run.started)
+                async for chunk in run.chunks():
+                    written[chunk.stream] += chunk.data
+                result = await run.wait()
             outcomes[case.name, mode] = Outcome(
                 result.reason.value,
                 result.exit_code,
                 result.signal,
-                settled(done.stdout),
-                settled(done.stderr),
+                settled(written[sandbox.Stream.STDOUT]),
+                settled(written[sandbox.Stream.STDERR]),
             )
 
     async with (
@@ -116,6 +128,19 @@ def test_a_cold_start_is_another_cold_start(
     case: Case, mode: Mode, outcomes: dict[tuple[str, Mode], Outcome]
 ) -> None:
     check(case, mode, outcomes)
+
+
+async def test_a_later_warm_task_finds_the_modules_that_a_cold_one_does(tmp_path: Path) -> None:
+    needs_cgroup()
+    source = (
+        "import sys; print(sorted(sys.modules)); print(sys.path, list(sys.path_importer_cache))"
+    )
+    async with sandbox.open_pool(config_for("cgroup", _SLOTS)) as pool:
+        seen = []
+        for mode in ("cold", "warm", "warm", "warm"):
+            spec = spec_for(code("modules", source), tmp_path, mode)  # type: ignore[arg-type]
+            seen.append((await sandbox.run_in(pool, spec)).stdout)
+    assert seen == [seen[0]] * 4
 
 
 _RANDOM = """

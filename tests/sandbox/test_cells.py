@@ -17,6 +17,7 @@ import trio
 
 import sandbox
 from sandbox import Reason, Start
+from sandbox.cell_cgroup import LeafCgroup, SharedCgroup
 from sandbox.python import Python
 from tests.sandbox.conftest import (
     CGROUP_PARENT,
@@ -393,6 +394,35 @@ async def test_a_cell_that_may_not_be_reused_was_made_ahead_and_goes_with_its_ru
                 seen.add(b"".join([chunk.data async for chunk in run.chunks()]))
         seen.add((await sandbox.run_in(pool, _of("b", _WHICH_CELL))).stdout)
         assert len(seen) == 4
+
+
+async def test_a_cell_that_may_not_be_reused_goes_with_its_run_under_new_rules_too() -> None:
+    async with _open(parked=1, max_runs=1) as pool:
+        with trio.fail_after(20):
+            while not pool.parked:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        async with pool.open_run(_of("a", _WHICH_CELL, reuse=False)) as run:
+            assert run.started is not Start.COLD
+            pool.use_cell_rules(sandbox.CellRules(parked=0, max_runs=1000))
+            once = b"".join([chunk.data async for chunk in run.chunks()])
+        assert await _which(pool, "a") != once
+
+
+async def test_the_place_of_a_cell_that_could_not_be_removed_is_not_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def not_removed(_: object) -> None:
+        raise TimeoutError("something is left of it")
+
+    nowhere = Python(prefix=None, env=(("PATH", "/nowhere:/usr/bin:/bin"),))
+    async with _open() as pool:
+        places = set(pool._cells._free)
+        with monkeypatch.context() as patched:
+            for kind in (SharedCgroup, LeafCgroup):
+                patched.setattr(kind, "remove", not_removed)
+            done = await sandbox.run_in(pool, _of("a", "echo ran", python=nowhere))
+        assert done.stdout == b"ran\n"
+        assert len(places - set(pool._cells._free)) == 1
 
 
 async def test_without_a_parked_cell_what_may_not_reuse_one_is_cold() -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -13,11 +14,11 @@ from structlog.testing import capture_logs
 
 from hivemind.core.messages import AttemptRef, KillOrder, StopOrder
 from hivemind.core.records import Outcome, PayloadKind, Reason, RefusalKind, Requirements, TaskSpec
-from hivemind.worker import app
+from hivemind.worker import app, gpus
 from hivemind.worker.app import Worker
 from hivemind.worker.execution import Execution
 from hivemind.worker.gpus import open_gpus
-from sandbox.gpu import Places
+from sandbox.gpu import GpuGrant, Places, grant_gpus
 from tests.sandbox.fake_gpus import made_nodes, make_places, uuid_of
 from tests.worker.fake_nvml import GIB, FakeGpu, fake_nvml
 from tests.worker.recording_master import PATIENCE_S, RecordingMaster, Seen
@@ -165,6 +166,34 @@ async def test_a_node_that_went_away_is_a_refusal_and_keeps_no_gpu(
         node.with_name("elsewhere").rename(node)
         seen = await master.run(with_gpus(shell("true"), gpu_name="H100"))
         assert seen.endings[0].outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize("root", ["host", "another"])
+async def test_the_drivers_libraries_are_shown_where_the_task_has_another_usr(
+    master: RecordingMaster,
+    bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    root: str,
+) -> None:
+    seen: list[bool] = []
+
+    def grant(*gpus: object, sees_usr: bool, **more: Any) -> GpuGrant:
+        seen.append(sees_usr)
+        return grant_gpus(*gpus, sees_usr=sees_usr, **more)  # type: ignore[arg-type]
+
+    if root == "another":
+        # A folder without a system in it: what is granted is worked out before that is refused.
+        policy = tmp_path / "home" / "policies" / "default.toml"
+        policy.write_text(f"{ALLOWED}root = '{tmp_path}'\n")
+    async with bench.running():
+        monkeypatch.setattr(gpus, "grant_gpus", grant)
+        ref = master.assign(with_gpus(shell("true")))
+        if root == "host":
+            await master.until_ended(ref)
+        else:
+            assert "root file system" in (await master.until_refused(ref)).detail
+    assert seen == [root == "host"]
 
 
 async def test_what_no_gpu_here_has_is_refused_for_good(
