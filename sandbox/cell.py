@@ -191,6 +191,8 @@ class Cell:
                     self.kill()
                     if self._pidfd >= 0:
                         await self.gone.wait()
+                    elif not self.gone.is_set():
+                        self._spawner.forget_end(self._number)  # it was never started
                     self._hang_up()
                     async with self._spawner.cleaning(self.slot):
                         if self.cgroup is not None:

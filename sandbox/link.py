@@ -159,6 +159,10 @@ class SpawnerLink:
         """Note that `ended` will be called for this id; to be said before it is started."""
         self._expect(number, "ended")
 
+    def forget_end(self, number: int) -> None:
+        """Note that nobody waits for this end, now or later."""
+        self._awaited.pop((number, "ended"), None)
+
     async def ended(self, number: int) -> dict[str, Any]:
         """Wait until the spawner has reaped the process of this id, and return what it tells.
 
@@ -167,7 +171,7 @@ class SpawnerLink:
         """
         awaited = self._awaited[number, "ended"]
         await awaited.arrived.wait()
-        del self._awaited[number, "ended"]
+        self.forget_end(number)
         return self._received(awaited).fields
 
     def _expect(self, number: int, kind: str) -> _Awaited:
