@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import trio
 
+_FEW = 256
+
 
 class Deadline:
     """One time limit; `cancel` makes it harmless."""
@@ -39,11 +41,14 @@ class Deadlines:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Deadline]] = []
         self._order = itertools.count()
+        self._most = _FEW
         self._sleep = trio.CancelScope()
 
     def call_at(self, time: float, call: Callable[[], None]) -> Deadline:
         """Call at this time of Trio's clock; at once where it has passed."""
         deadline = Deadline(call)
+        if len(self._heap) >= self._most:
+            self._drop_dead()
         heapq.heappush(self._heap, (time, next(self._order), deadline))
         if self._heap[0][2] is deadline:
             self._sleep.cancel()
@@ -56,6 +61,12 @@ class Deadlines:
             with self._sleep:
                 await trio.sleep_until(self._heap[0][0] if self._heap else math.inf)
             self._call_due()
+
+    def _drop_dead(self) -> None:
+        """Runs end long before their time limit: what is left of those must not pile up."""
+        self._heap = [entry for entry in self._heap if not entry[2].is_dead]
+        heapq.heapify(self._heap)
+        self._most = max(_FEW, 2 * len(self._heap))
 
     def _call_due(self) -> None:
         now = trio.current_time()
