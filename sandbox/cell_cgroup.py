@@ -21,6 +21,7 @@ from sandbox.controllers import quota_us
 from sandbox.spec import Limits
 
 _INIT_PIDS = 1  # each run has an init of its own
+_MOST_OWN_BYTES = 32 << 20  # a launcher and a warm interpreter take about 10 MiB
 _SOME_BYTES = 4 << 20
 # What a launcher and its warm interpreter need to start; a run's own limits replace it.
 _START = Limits(memory_bytes=256 << 20, scratch_bytes=4096, tmp_bytes=4096, shm_bytes=4096, pids=16)
@@ -124,9 +125,14 @@ class SharedCgroup:
         return self._cgroup.entrance()
 
     def settle(self) -> None:
-        """See `CellCgroup.settle`. Page cache does not count: it gives way."""
+        """See `CellCgroup.settle`. Page cache does not count: it gives way.
+
+        Nor does what runs before a warm interpreter have left in the kernel, which also gives way:
+        else a task could raise the limit of all that come after it.
+        """
         cache = _counter(self._pread("stat"), b"cache")
-        self._own_bytes = max(0, int(self._pread("usage")) - cache)
+        own_bytes = max(0, int(self._pread("usage")) - cache)
+        self._own_bytes = min(own_bytes, _MOST_OWN_BYTES)
         self._own_pids = int(self._pread("pids"))
         self._limits = None
 

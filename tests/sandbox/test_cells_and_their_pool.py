@@ -120,3 +120,23 @@ for _ in range(120):
                 result = (await sandbox.run_in(pool, spec)).result
                 assert result.exit_code == 0
                 assert result.usage.memory_peak_bytes > 190 << 20
+
+
+async def test_what_a_run_leaves_in_the_kernel_does_not_raise_the_limit_of_the_next() -> None:
+    names = """
+import os
+for number in range(400_000):
+    try:
+        os.stat(f"/usr/share/{'n' * 40}{number}")
+    except OSError:
+        pass
+"""
+    use = "x = bytearray(150 << 20); x[::4096] = b'x' * len(x[::4096])"
+    small = {"scratch_bytes": 4096, "tmp_bytes": 4096, "shm_bytes": 4096}
+    async with _open() as pool:
+        spec = sandbox.Spec(argv=("python3", "-c", names), tenant="a", warm_python=False)
+        assert (await sandbox.run_in(pool, spec)).result.exit_code == 0
+        tight = sandbox.Limits(memory_bytes=64 << 20, **small)
+        for _ in range(2):
+            spec = sandbox.Spec(argv=("python3", "-c", use), limits=tight, tenant="a")
+            assert (await sandbox.run_in(pool, spec)).result.reason is Reason.OUT_OF_MEMORY
