@@ -96,7 +96,7 @@ class Cell:
         tenant: whose it is for the rest of its life; None while it is parked.
         is_odd: whether something about it is not as it should be; it serves no further run.
         is_last_run: whether it ends with the run that it was taken for.
-        is_closed: whether nothing of it is left, so that its slot can be used again.
+        is_cleaned_up: whether nothing of it is left, so that its slot can be used again.
         gone: set when its processes are.
     """
 
@@ -208,6 +208,8 @@ class Cell:
                     self.kill()
                     if self._pidfd >= 0:
                         await self.gone.wait()
+                    elif not self.gone.is_set():
+                        self._spawner.ignore_end(self._number)  # it was never started
                     self._hang_up()
                     async with self._spawner.cleaning(self.slot):
                         if self.cgroup is not None:

@@ -8,6 +8,7 @@ gets a fresh leaf beside the launcher's, which the launcher's clone3 puts it int
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from sandbox.controllers import quota_us
 from sandbox.spec import Limits
 
 _INIT_PIDS = 1  # each run has an init of its own
+_MOST_OWN_BYTES = 32 << 20  # a launcher and a warm interpreter take about 10 MiB
+_SOME_BYTES = 4 << 20
 # What a launcher and its warm interpreter need to start; a run's own limits replace it.
 _START = Limits(memory_bytes=256 << 20, scratch_bytes=4096, tmp_bytes=4096, shm_bytes=4096, pids=16)
 
@@ -47,7 +50,7 @@ class CellCgroup(Protocol):
             The folder that it is to be born in, as a descriptor of the caller's; None to inherit.
 
         Raises:
-            OSError: a limit was refused.
+            OSError: a limit was refused, or an earlier run still holds memory.
         """
 
     def out_of_memory(self) -> bool:
@@ -126,9 +129,14 @@ class SharedCgroup:
         return self._cgroup.entrance()
 
     def settle(self) -> None:
-        """See `CellCgroup.settle`. Page cache does not count: it gives way."""
+        """See `CellCgroup.settle`. Page cache does not count: it gives way.
+
+        Nor does what runs before a warm interpreter have left in the kernel, which also gives way:
+        else a task could raise the limit of all that come after it.
+        """
         cache = _counter(self._pread("stat"), b"cache")
-        self._own_bytes = max(0, int(self._pread("usage")) - cache)
+        own_bytes = max(0, int(self._pread("usage")) - cache)
+        self._own_bytes = min(own_bytes, _MOST_OWN_BYTES)
         self._own_pids = int(self._pread("pids"))
         self._limits = None
 
@@ -139,9 +147,20 @@ class SharedCgroup:
             self._limits = limits
         # Down to what is charged now, pages of files that earlier runs read included.
         os.pwrite(self._files["peak"], b"0", 0)
+        used = int(self._pread("usage"))
+        if used - self._own_bytes > _SOME_BYTES:
+            self._check_left_over()
         # Nobody is killed between two runs: what the last one read of that still holds.
-        self._at_start = _Counters(self._cpu_s(), int(self._pread("usage")), self._oom_kills)
+        self._at_start = _Counters(self._cpu_s(), used, self._oom_kills)
         return None
+
+    def _check_left_over(self) -> None:
+        """The next run must neither pay for what the last one kept in memory, nor hide behind it.
+
+        Descriptors in flight keep memory files until the kernel finds that nobody can receive them.
+        """
+        if _counter(self._pread("stat"), b"shmem") > _SOME_BYTES:
+            raise OSError(errno.EBUSY, "memory of an earlier run is still there", "memory.stat")
 
     def out_of_memory(self) -> bool:
         """See `CellCgroup.out_of_memory`."""

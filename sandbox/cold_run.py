@@ -111,6 +111,8 @@ class ColdRun(Run):
             if self._pidfd >= 0:
                 os.close(self._pidfd)
                 self._pidfd = -1
+            else:
+                self._link.ignore_end(self._number)  # it was never started
 
     async def _request_start(self, streams: list[int]) -> None:
         with contextlib.ExitStack() as held:

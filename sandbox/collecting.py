@@ -48,6 +48,7 @@ async def collect(
             given.callback(os.close, target)
         number = link.new_id()
         link.expect_end(number)
+        held.callback(link.ignore_end, number)
         with given, trio.fail_after(_START_S, shield=True):
             given_away = [report_writer, target, *left_behind]
             answer = await link.request(number, "collect", fields, given_away)

@@ -183,7 +183,7 @@ class SpawnerLink:
         """
         awaited = self._awaited[number, "ended"]
         await awaited.arrived.wait()
-        del self._awaited[number, "ended"]
+        self.ignore_end(number)
         return self._received(awaited).fields
 
     def _expect(self, number: int, kind: str) -> _Awaited:

@@ -108,7 +108,7 @@ def mount(target: str, view: View) -> None:
                     mounts.seal(f"{target}/etc/{os.path.basename(path)}")
     _mount_dev(f"{target}/dev", view.devices)
     for source, place in view.binds:
-        _show(source, target + place)
+        _show(source, _inside(target, place))
 
 
 def _bind(source: str, target: str) -> None:
@@ -154,6 +154,30 @@ def _make_places(top: str, binds: tuple[tuple[str, str], ...]) -> None:
             else:
                 os.makedirs(os.path.dirname(top + place), 0o755, exist_ok=True)
                 _touch(top + place)
+
+
+def _inside(top: str, place: str) -> str:
+    """Where a path of a run's tree leads: its links, which another bind may bring, stay inside.
+
+    Raises:
+        OSError: it leads nowhere.
+    """
+    folder = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        resolve = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
+        try:
+            found = linux.openat2(folder, place.lstrip("/"), os.O_PATH, resolve)
+        except OSError as error:
+            raise OSError(f"a bind has no place: {place}: {error.strerror}") from None
+        try:
+            path = os.readlink(f"/proc/self/fd/{found}")
+        finally:
+            os.close(found)
+    finally:
+        os.close(folder)
+    if not path.startswith(f"{top}/"):
+        raise OSError(f"a bind has no place: {os.path.basename(place)} leads out of the sandbox")
+    return path
 
 
 def _show(source: str, place: str) -> None:

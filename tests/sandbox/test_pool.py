@@ -15,6 +15,7 @@ import trio
 
 import sandbox
 from sandbox import bubblewrap, cgroups
+from sandbox.cold_run import ColdRun
 from sandbox.errors import Finding
 from tests.sandbox.conftest import (
     CGROUP_PARENT,
@@ -260,3 +261,20 @@ def _is_ours(pid: int) -> bool:
                 return True
             pid = int(_read(f"/proc/{pid}/stat").rpartition(")")[2].split()[1])
     return False
+
+
+async def test_a_pool_whose_slots_are_all_lost_says_so_and_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    close = ColdRun.close
+
+    async def fail(run: ColdRun) -> None:
+        await close(run)
+        raise sandbox.SetupFailed("something was left")
+
+    async with sandbox.open_pool(config_for("best-effort", slots=1)) as pool:
+        monkeypatch.setattr(ColdRun, "close", fail)
+        with pytest.raises(sandbox.SetupFailed, match="something was left"):
+            await sandbox.run_in(pool, shell("true"))
+        with trio.fail_after(10), pytest.raises(sandbox.SetupFailed, match="open a new pool"):
+            await sandbox.run_in(pool, shell("true"))
