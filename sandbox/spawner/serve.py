@@ -46,11 +46,12 @@ class Spawner:
         # would one in a new process, which has better things to do.
         gc.freeze()
         while True:
-            for descriptor, _ in self._poll.poll():
-                if descriptor != self._link.fileno():
-                    self._reap(descriptor)
-                elif not self._answer_one():
-                    return
+            ready = {descriptor for descriptor, _ in self._poll.poll()}
+            # The dead first: whoever asks for the slot of one has seen its end.
+            for descriptor in ready - {self._link.fileno()}:
+                self._reap(descriptor)
+            if self._link.fileno() in ready and not self._answer_one():
+                return
 
     def _answer_one(self) -> bool:
         data, descriptors = receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
