@@ -145,11 +145,12 @@ class SharedCgroup:
         if limits != self._limits:
             self._set(limits)
             self._limits = limits
-        # Down to what is charged now, pages of files that earlier runs read included.
+        if int(self._pread("usage")) - self._own_bytes > _SOME_BYTES:
+            self._check_left_over()
+        # Down to what is charged now, pages of files that earlier runs read included. Only now: the
+        # kernel may just have freed what was left over.
         os.pwrite(self._files["peak"], b"0", 0)
         used = int(self._pread("usage"))
-        if used - self._own_bytes > _SOME_BYTES:
-            self._check_left_over()
         # Nobody is killed between two runs: what the last one read of that still holds.
         self._at_start = _Counters(self._cpu_s(), used, self._oom_kills)
         return None

@@ -171,7 +171,7 @@ class ColdRun(Run):
                 watchers.start_soon(self._watch_cpu_time, cgroup, self._spec.limits.cpu_s)
             wall_s = await self._follow(report)
             watchers.cancel_scope.cancel()
-        self._link.ignore_end(self._number)  # it is dead, and an empty cgroup says the rest
+        await self._link.ended(self._number)
         await cgroup.wait_empty()
         usage = Usage(
             wall_s=wall_s,

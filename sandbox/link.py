@@ -234,7 +234,7 @@ class SpawnerLink:
         Raises:
             ValueError: it is no object of JSON with an id and an answer.
         """
-        while True:
+        while self._link.fileno() >= 0:  # Trio does not mind waiting for what is closed
             try:
                 # Waiting first: trying first would fail nearly every time, and cost a call more.
                 await trio.lowlevel.wait_readable(self._link)
@@ -246,6 +246,7 @@ class SpawnerLink:
             if not data:
                 return None
             return _read_answer(data, fds)
+        return None
 
     async def run(self) -> None:
         """Hand out answers until the spawner closes its end; then everyone who waits is told."""

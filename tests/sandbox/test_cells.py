@@ -67,8 +67,9 @@ def _launchers(pool: sandbox.Pool) -> list[int]:
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             is_launcher = words[-3:-1] == [b"exec", b"5"] and b"bwrap" not in words[0]
-            if is_launcher and Path(f"/proc/{pid}").stat().st_uid in uids:
-                status = Path(f"/proc/{pid}/status").read_text()
+            # Whose it is stands there; its folder is root's, as that of all who have a capability.
+            status = Path(f"/proc/{pid}/status").read_text()
+            if is_launcher and int(status.split("Uid:")[1].split()[0]) in uids:
                 found[pid] = int(status.split("PPid:")[1].split()[0])
     # The init of a run has its launcher's command line.
     return [pid for pid, parent in found.items() if parent not in found]

@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
@@ -57,3 +58,14 @@ async def test_a_launcher_that_talks_nonsense_costs_its_run_and_nobody_else(
                 await trio.sleep(0.1)
         await trio.sleep(0.1)
         assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+async def test_without_its_spawner_a_pool_says_so_and_no_more() -> None:
+    async with _open() as pool:
+        await sandbox.run_in(pool, _of("a", "true"))
+        pool._link.kill()
+        with trio.fail_after(20):
+            for tenant in ("b", "c", "d", "e", "f", "g", None):
+                with pytest.raises(sandbox.SetupFailed):
+                    await sandbox.run_in(pool, attrs.evolve(_of("a", "true"), tenant=tenant))
+                await trio.sleep(0.05)
