@@ -68,7 +68,7 @@ async def _wait_gone(marker: str) -> None:
         for pid in processes_with(marker):
             try:
                 pidfd = os.pidfd_open(pid)
-            except ProcessLookupError:
+            except OSError:  # EINVAL: it is gone, and its number still names a session
                 continue
             await trio.lowlevel.wait_readable(pidfd)
             os.close(pidfd)
