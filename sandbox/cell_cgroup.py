@@ -8,7 +8,6 @@ gets a fresh leaf beside the launcher's, which the launcher's clone3 puts it int
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,6 @@ from sandbox.spec import Limits
 
 _INIT_PIDS = 1  # each run has an init of its own
 _MOST_OWN_BYTES = 32 << 20  # a launcher and a warm interpreter take about 10 MiB
-_SOME_BYTES = 4 << 20
 # What a launcher and its warm interpreter need to start; a run's own limits replace it.
 _START = Limits(memory_bytes=256 << 20, scratch_bytes=4096, tmp_bytes=4096, shm_bytes=4096, pids=16)
 
@@ -50,7 +48,7 @@ class CellCgroup(Protocol):
             The folder that it is to be born in, as a descriptor of the caller's; None to inherit.
 
         Raises:
-            OSError: a limit was refused, or an earlier run still holds memory.
+            OSError: a limit was refused.
         """
 
     def out_of_memory(self) -> bool:
@@ -155,14 +153,6 @@ class SharedCgroup:
         self._at_start = _Counters(self._cpu_s(), used, self._oom_kills)
         return None
 
-    def _check_left_over(self) -> None:
-        """The next run must neither pay for what the last one kept in memory, nor hide behind it.
-
-        Descriptors in flight keep memory files until the kernel finds that nobody can receive them.
-        """
-        if _counter(self._pread("stat"), b"shmem") > _SOME_BYTES:
-            raise OSError(errno.EBUSY, "memory of an earlier run is still there", "memory.stat")
-
     def out_of_memory(self) -> bool:
         """See `CellCgroup.out_of_memory`."""
         self._oom_kills = _counter(self._pread("oom"), b"oom_kill")
@@ -173,8 +163,13 @@ class SharedCgroup:
         return self._cpu_s() - self._at_start.cpu_s
 
     def memory_peak_bytes(self) -> int:
-        """See `CellCgroup.memory_peak_bytes`."""
-        return max(0, int(self._pread("peak")) - self._at_start.memory_bytes)
+        """See `CellCgroup.memory_peak_bytes`.
+
+        What earlier runs left in the kernel may give way while this one runs, which must not hide
+        behind it: what is charged after the run is taken off where that is less.
+        """
+        others_bytes = min(self._at_start.memory_bytes, int(self._pread("usage")))
+        return max(0, int(self._pread("peak")) - others_bytes)
 
     def is_clean(self) -> bool:
         """See `CellCgroup.is_clean`."""

@@ -101,12 +101,16 @@ class SpawnerLink:
         number = self.new_id()
         awaited = self._expect(number, "clean")
         try:
-            await self._send(self._encode({"id": number, "op": "clean", "slot": slot}), [])
+            try:
+                await self._send(self._encode({"id": number, "op": "clean", "slot": slot}), [])
+            except SetupFailed:
+                awaited.arrived.set()  # it is gone, which `run` has yet to see
             yield
             await awaited.arrived.wait()
         finally:
             self._awaited.pop((number, "clean"), None)
-        self._granted(awaited)
+        if awaited.answer is not None:
+            self._granted(awaited)
 
     def new_id(self) -> int:
         """An id for one process to be started."""
