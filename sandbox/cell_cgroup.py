@@ -143,10 +143,7 @@ class SharedCgroup:
         if limits != self._limits:
             self._set(limits)
             self._limits = limits
-        if int(self._pread("usage")) - self._own_bytes > _SOME_BYTES:
-            self._check_left_over()
-        # Down to what is charged now, pages of files that earlier runs read included. Only now: the
-        # kernel may just have freed what was left over.
+        # Down to what is charged now, pages of files that earlier runs read included.
         os.pwrite(self._files["peak"], b"0", 0)
         used = int(self._pread("usage"))
         # Nobody is killed between two runs: what the last one read of that still holds.

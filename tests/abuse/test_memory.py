@@ -113,7 +113,6 @@ async def test_a_flood_of_empty_files_ends_at_the_inodes_of_the_working_folder(
 @case(58, cgroup="without one, nothing is killed for memory inside")
 async def test_a_run_whose_init_is_killed_for_memory_is_over_as_a_whole(arena: Arena) -> None:
     """The hoard is of segments that nobody has mapped, and the init is the likeliest victim."""
-    arena.may_fall_back = True  # until the kernel has freed the segments, which it does in its time
     seen = await arena.python("""
 LIBC.shmat.restype = ctypes.c_void_p
 LIBC.shmat.argtypes = ctypes.c_int, ctypes.c_void_p, ctypes.c_int
