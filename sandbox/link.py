@@ -156,11 +156,6 @@ class SpawnerLink:
             raise SetupFailed(f"the sandbox could not be made: {text}")
         return answer
 
-    @property
-    def lost(self) -> bool:
-        """Whether the other end is gone."""
-        return self._lost
-
     def call_at_end(self, number: int, call: Callable[[dict[str, Any] | None], None]) -> None:
         """Have this called with what the end of this id's process brings; None if it never comes.
 
