@@ -75,3 +75,7 @@ bench *ARGS:
 # each way to start Python in the sandbox against the real interpreter, all of the table
 conformance *ARGS:
     pytest tests/conformance "$@"
+
+# anything at all against the daemons' ports, for half an hour or so
+fuzz *ARGS:
+    pytest tests/fuzz --hypothesis-profile=fuzz "$@"
