@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hivemind.client import Client
 
 _MOST_PASSWORD_BYTES = 4096
+_MOST_TOKEN_CHARS = 8192
 _password_option = click.option(
     "--password-stdin", "from_stdin", is_flag=True, help="Read the password from standard input."
 )
@@ -26,6 +27,8 @@ class _AccountCommands(LazyGroup):
         "logout": "hivemind.cli.accounts:logout",
         "whoami": "hivemind.cli.accounts:whoami",
         "invite": "hivemind.cli.accounts:invite",
+        "token": "hivemind.cli.accounts:token",
+        "revoke": "hivemind.cli.accounts:revoke",
     }
 
 
@@ -117,6 +120,42 @@ def invite(ttl_s: float | None, as_json: bool) -> None:
 
     secret = with_client(lambda client: client.create_invite(ttl_s or 0.0))
     output_for(as_json).secret("invite", secret)
+
+
+@click.command(cls=Command)
+@click.option("--node", "node_id", required=True, metavar="NODE", help="A node of yours.")
+@click.option("--ttl", "ttl_s", type=DURATION, help="How long it is good for, such as 1h.")
+@click.option(
+    "--for", "account_name", default="", metavar="ACCOUNT", help="Whom it lets in.  [default: you]"
+)
+@json_option
+def token(node_id: str, ttl_s: float | None, account_name: str, as_json: bool) -> None:
+    """Print a token with which one of your nodes can be called directly, without the master.
+
+    Nothing else takes it, so the node never sees what could spend an account.
+    """
+    from hivemind.cli.output import output_for
+    from hivemind.cli.session import with_client
+
+    secret = with_client(
+        lambda client: client.create_node_token(node_id, ttl_s or 0.0, account_name)
+    )
+    output_for(as_json).secret("node_token", secret)
+
+
+@click.command(cls=Command)
+@click.argument("text", metavar="TOKEN")
+def revoke(text: str) -> None:
+    """Make a token worthless: one of yours, or one that lets somebody into a node of yours.
+
+    `-` reads it from standard input. Nodes know it when they next hear from the master.
+    """
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+
+    taken = sys.stdin.read(_MOST_TOKEN_CHARS).strip() if text == "-" else text
+    with_client(lambda client: client.revoke_token(taken))
+    say("the token is revoked; a node that is away knows it when it is back")
 
 
 def _password(name: str, *, from_stdin: bool, is_new: bool) -> str:

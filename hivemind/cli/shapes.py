@@ -96,6 +96,7 @@ def node_shape(node: "NodeView") -> Document:
         "trust": node.trust,
         "hostname": node.hostname,
         "version": node.version,
+        "address": node.address or None,
         "running": node.running,
         "capacity": {
             "slots": capacity.slots,

@@ -150,6 +150,14 @@ class BlockingClient:
         """A one-time code with which somebody may register."""
         return self._with(lambda client: client.create_invite(ttl_s))
 
+    def create_node_token(self, node_id: str, ttl_s: float = 0.0, account: str = "") -> Secret:
+        """A token with which an account may call one node of one's own directly."""
+        return self._with(lambda client: client.create_node_token(node_id, ttl_s, account))
+
+    def revoke_token(self, token: str) -> None:
+        """Take back a token of one's own, or one that lets somebody into a node of one's own."""
+        return self._with(lambda client: client.revoke_token(token))
+
     def _with(self, work: Callable[[Client], Awaitable[T]]) -> T:
         async def main() -> T:
             async with open_client(

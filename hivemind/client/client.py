@@ -310,6 +310,26 @@ class Client:
             lambda channel: AccountsClient(channel).create_invite(ttl_s)
         )
 
+    async def create_node_token(
+        self, node_id: str, ttl_s: float = 0.0, account: str = ""
+    ) -> Secret:
+        """A token with which an account may call one node of one's own directly.
+
+        Args:
+            node_id: the node, the only one that will take the token.
+            ttl_s: how long it is good for; 0 is the pool's default.
+            account: whom it lets in; this account, unless said.
+        """
+        self._connection.require_token()
+        return await self._connection.call(
+            lambda channel: AccountsClient(channel).create_node_token(node_id, ttl_s, account)
+        )
+
+    async def revoke_token(self, token: str) -> None:
+        """Take back a token of one's own, or one that lets somebody into a node of one's own."""
+        self._connection.require_token()
+        await self._connection.call(lambda channel: AccountsClient(channel).revoke_token(token))
+
 
 STOP_S = 5.0
 """How long a cancelled ``run`` may take to tell the master to stop the task."""

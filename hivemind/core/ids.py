@@ -13,6 +13,7 @@ _ID_LENGTH = 26
 _RANDOM_BYTES = 10
 _SECRET_BYTES = 16
 _TASK_ID = re.compile(f"[0-7][{_ALPHABET}]{{{_ID_LENGTH - 1}}}")
+_CHOSEN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _ACCOUNT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{1,31}")
 
 CLIENT_ID_LENGTH = 128
@@ -79,6 +80,18 @@ def check_account_name(name: str) -> str:
 def check_client_id(text: str) -> str:
     """``text`` itself, if a client may call its task by it; raises ``BadName`` if not."""
     return _check_label(text, "a task id", CLIENT_ID_LENGTH)
+
+
+def check_direct_id(text: str) -> str:
+    """``text`` itself, if a caller may call its task by it: 1 to 128 of letters, digits and
+    ``._-``. Raises ``BadName`` if not.
+    """
+    if _CHOSEN_ID.fullmatch(text) is None:
+        raise BadName(
+            f"{_shown(text)} cannot be a task id: use 1 to {CLIENT_ID_LENGTH} of the characters "
+            "A-Z, a-z, 0-9, '.', '_' and '-'"
+        )
+    return text
 
 
 def check_client_key(text: str) -> str:

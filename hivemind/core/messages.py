@@ -17,6 +17,7 @@ from hivemind.core.records import (
     OutputChunk,
     PayloadKind,
     RefusalKind,
+    RevokedToken,
     Role,
     Task,
     Vitals,
@@ -28,6 +29,10 @@ and cost memory at both ends; the transport splits them into frames anyway."""
 
 INLINE_BYTES = 64 * 1024
 """Payloads and results up to this size ride in the message that needs them."""
+
+MOST_KEYS = 8
+MOST_REVOKED = 200
+"""What one keyring may hold. A revoked token costs some 35 microseconds at each end."""
 
 
 @attrs.frozen(kw_only=True)
@@ -146,6 +151,8 @@ class NodeView:
     last_seen_at: float = 0.0
     hostname: str = ""
     version: str = ""
+    address: str = ""
+    """``HOST:PORT`` of the node's own services; empty where it told none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -277,6 +284,18 @@ class OutputHeld:
 
 
 @attrs.frozen(kw_only=True)
+class Keyring:
+    """What a node needs to check by itself the tokens that its own services are called with."""
+
+    verify_keys: tuple[bytes, ...] = ()
+    """Ed25519, 32 bytes each: what the pool's tokens are signed with."""
+    revoked: tuple[RevokedToken, ...] = ()
+    distrust_until: float = 0.0
+    """No token that expires at or before this time is to be believed: more are revoked than
+    ``revoked`` has room for."""
+
+
+@attrs.frozen(kw_only=True)
 class Welcome:
     """The master's answer to a hello."""
 
@@ -286,6 +305,8 @@ class Welcome:
     unwanted: tuple[AttemptRef, ...] = ()
     """Held attempts that must end without a report."""
     epoch: int = 0
+    keyring: Keyring | None = None
+    """None: whatever the worker has stays in force."""
 
 
 @attrs.frozen(kw_only=True)
@@ -330,4 +351,6 @@ class Acknowledged:
     seq: int
 
 
-MasterItem = Welcome | Assignment | StopOrder | KillOrder | Renewed | Acknowledged | DrainNotice
+MasterItem = (
+    Welcome | Assignment | StopOrder | KillOrder | Renewed | Acknowledged | DrainNotice | Keyring
+)

@@ -303,6 +303,8 @@ class Capabilities:
     """``cgroup`` or ``best-effort``."""
     sandbox: str
     """``enabled`` when isolation is whole."""
+    address: str = ""
+    """``HOST:PORT`` of its own services; empty where it does not tell."""
 
 
 @attrs.frozen(kw_only=True)

@@ -178,6 +178,7 @@ class Master:
             output=self._output,
             rules=self.rules,
             most_output_bytes=lambda policy: self._most(policy, "output") + _OUTPUT_SLACK_BYTES,
+            keyring=self._authority.keyring,
         )
         enroller = Enroller(
             self.reactor,

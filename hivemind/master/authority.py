@@ -5,10 +5,18 @@ from collections.abc import Callable
 import attrs
 from nacl.signing import SigningKey, VerifyKey
 
+from hivemind.core.messages import Keyring
 from hivemind.core.records import Account, Node
+from hivemind.master.keyrings import Keyrings, new_token_id, of_account, of_node
 from hivemind.master.reactor import Reactor
 from hivemind.rpc.auth import InvalidToken, Principal
-from hivemind.rpc.tokens import MASTER_AUDIENCE, Claims, sign_token, verify_token
+from hivemind.rpc.tokens import (
+    MASTER_AUDIENCE,
+    Claims,
+    WrongAudience,
+    sign_token,
+    verify_token,
+)
 
 SIGNING_KEY_FACT = "signing_key"
 """The name under which the store keeps the key's 32-byte seed."""
@@ -27,6 +35,7 @@ class Authority:
         self._reactor = reactor
         self._clock = clock
         self._random_bytes = random_bytes
+        self._keyrings = Keyrings()
 
     @property
     def _key(self) -> SigningKey:
@@ -46,11 +55,37 @@ class Authority:
                 role=account.role.value,
                 kind="account",
                 audience=MASTER_AUDIENCE,
-                token_id=self._random_bytes(12).hex(),
+                token_id=new_token_id(of_account(account.name), self._random_bytes),
                 issued_at=now,
                 expires_at=now + ttl_s,
             ),
             self._key,
+        )
+
+    def direct_token(self, account: Account, node: Node, ttl_s: float) -> str:
+        """A token with which the account may call the node's own services, and nothing else."""
+        now = self._clock()
+        return sign_token(
+            Claims(
+                subject=account.name,
+                role=account.role.value,
+                kind="direct",
+                audience=node.id,
+                token_id=new_token_id(of_node(node.id), self._random_bytes),
+                issued_at=now,
+                expires_at=now + ttl_s,
+            ),
+            self._key,
+        )
+
+    def keyring(self, node_id: str) -> Keyring:
+        """What the node needs to check by itself the tokens that it is called with."""
+        cluster = self._reactor.cluster
+        node = cluster.nodes.get(node_id)
+        return self._keyrings.of(
+            () if node is None else (of_node(node.id), of_account(node.account)),
+            keys=(self.verify_key.encode(),),
+            revoked=cluster.revoked,
         )
 
     def node_token(self, node: Node, ttl_s: float) -> str:
@@ -70,6 +105,14 @@ class Authority:
             self._key,
         )
 
+    def claims_of(self, token: str) -> Claims:
+        """What a token of this pool says, whomever it is meant for. Raises InvalidToken."""
+        now = self._clock()
+        try:
+            return verify_token(token, self.verify_key, audience=MASTER_AUDIENCE, now=now)
+        except WrongAudience as error:
+            return verify_token(token, self.verify_key, audience=error.audience, now=now)
+
     async def verify(self, token: str, peer: str) -> Principal:
         """Whom the token stands for. Raises InvalidToken."""
         return self.principal(token)
@@ -78,6 +121,8 @@ class Authority:
         """Whom the token stands for, as the account is now. Raises InvalidToken."""
         claims = verify_token(token, self.verify_key, audience=MASTER_AUDIENCE, now=self._clock())
         cluster = self._reactor.cluster
+        if claims.kind not in {"account", "node"}:
+            raise InvalidToken("the token is not one for the master; log in again")
         if claims.token_id in cluster.revoked:
             raise InvalidToken("this token was revoked; log in again")
         if claims.subject not in cluster.accounts:

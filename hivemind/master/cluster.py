@@ -71,8 +71,10 @@ class Cluster:
         self, revoked: Iterable[RevokedToken], join_tokens: Iterable[JoinToken], now: float
     ) -> None:
         """Publish what became of secrets, and let go of those that have expired anyway."""
-        self.revoked = {id_: until for id_, until in self.revoked.items() if until > now}
-        self.revoked.update((token.token_id, token.expires_at) for token in revoked)
+        # Another dictionary each time: whoever has made something of the old one sees that.
+        self.revoked = {id_: until for id_, until in self.revoked.items() if until > now} | {
+            token.token_id: token.expires_at for token in revoked
+        }
         for token in join_tokens:
             self.join_tokens[token.digest] = token
         self.join_tokens = {

@@ -73,4 +73,5 @@ class Nodes:
             last_seen_at=node.last_seen_at if quiet_s is None else self._clock() - quiet_s,
             hostname=capabilities.hostname,
             version=capabilities.version,
+            address=capabilities.address,
         )

@@ -16,6 +16,7 @@ from hivemind.core.messages import (
     DrainNotice,
     FinishedReport,
     Hello,
+    Keyring,
     KillOrder,
     MasterItem,
     OutputHeld,
@@ -80,6 +81,8 @@ class SessionTools:
     rules: Callable[[], PoolRules]
     most_output_bytes: Callable[[str], int]
     """The most output that a task of this policy may have."""
+    keyring: Callable[[str], Keyring]
+    """What a node must know now to check tokens by itself."""
 
 
 class Session:
@@ -102,6 +105,7 @@ class Session:
         self._error: CallRefused | None = None
         self._scope = trio.CancelScope()
         self._logs: dict[AttemptRef, OutputLog] = {}
+        self._keyring: Keyring | None = None
 
     # --- what the worker must do ---
 
@@ -252,6 +256,7 @@ class Session:
             held.append(OutputHeld(ref, known.size))
         rules = self._tools.rules()
         epoch = self._tools.reactor.cluster.facts.get("epoch", b"0")
+        self._keyring = self._tools.keyring(self.node_id)
         self._orders.extendleft(StopOrder(ref) for ref in reversed(joined.stopping))
         self._orders.appendleft(
             Welcome(
@@ -260,6 +265,7 @@ class Session:
                 held=tuple(held),
                 unwanted=joined.unwanted,
                 epoch=int(epoch),
+                keyring=self._keyring,
             )
         )
         self.is_welcome = True
@@ -273,6 +279,7 @@ class Session:
             match item:
                 case Vitals():
                     self.vitals = item
+                    self._renew_keyring()
                     self.order(Renewed())
                 case OutputReport():
                     ref = AttemptRef(item.task_id, item.output.attempt)
@@ -289,6 +296,13 @@ class Session:
             await self._append(ref, chunks)
         if reports:
             await self._report(reports)
+
+    def _renew_keyring(self) -> None:
+        """Tell the worker which tokens it may believe, where that has changed."""
+        keyring = self._tools.keyring(self.node_id)
+        if keyring != self._keyring:
+            self._keyring = keyring
+            self.order(keyring)
 
     async def _append(self, ref: AttemptRef, chunks: Sequence[OutputChunk]) -> None:
         task = self._given(ref)

@@ -66,8 +66,11 @@ class WorkerConfig:
     home: Path
     """The folder in which it keeps everything; ``HIVEMIND_HOME`` and ``--home`` go before it, and
     the user's data folder is what is left."""
-    master: tuple[str, int]
-    """The master's host and port; ``HIVEMIND_MASTER`` and ``--master`` go before it."""
+    master: tuple[str, int] | None = None
+    """The master's host and port; ``HIVEMIND_MASTER`` and ``--master`` go before it. A worker that
+    is to be used directly alone has none, and says where it listens."""
+    listen: tuple[str, int] = ("127.0.0.1", 0)
+    """Host and port of the worker's own services; port 0 takes a free one."""
     join_token: str | None = attrs.field(default=None, repr=False)
     """A one-time token, or an account's, with which a worker that is not enrolled yet enrols."""
     slots: int | None = None
@@ -86,6 +89,11 @@ class WorkerConfig:
     tls_ca: Path | None = None
     """The certificates by which to know the master, in PEM: its own, or its authority's; without
     them it is spoken to in plain HTTP/2."""
+    tls_cert: Path | None = None
+    """A certificate chain in PEM for the worker's own services; without it they are plain
+    HTTP/2."""
+    tls_key: Path | None = None
+    """That certificate's key, in PEM."""
     drain_grace_s: float = 30.0
     """How long what runs may go on when the worker is told to end."""
     log_format: str = "text"
@@ -138,9 +146,7 @@ def load_master_config(
     """
     table, sources = _merge(file, flags, environ, {})
     config = structure(MasterConfig, table, MASTER_KEYS, source=str(file), sources=sources)
-    if (config.tls_cert is None) != (config.tls_key is None):
-        lacking = "tls_key" if config.tls_key is None else "tls_cert"
-        raise BadSetting(f"{file or 'flags'}: {lacking}: TLS takes both tls_cert and tls_key")
+    _check_tls(config, file)
     return config
 
 
@@ -156,9 +162,21 @@ def load_worker_config(
         "tls_ca": TLS_CA_VARIABLE,
     }
     table, sources = _merge(file, flags, environ, variables)
-    if "master" not in table:
-        raise BadSetting(f"no master is named: give --master HOST:PORT, or set {MASTER_VARIABLE}")
-    return structure(WorkerConfig, table, WORKER_KEYS, source=str(file), sources=sources)
+    if "master" not in table and "listen" not in table:
+        raise BadSetting(
+            f"no master is named: give --master HOST:PORT, or set {MASTER_VARIABLE}; for a worker "
+            "that is used directly, without one, give --listen HOST:PORT"
+        )
+    config = structure(WorkerConfig, table, WORKER_KEYS, source=str(file), sources=sources)
+    _check_tls(config, file)
+    return config
+
+
+def _check_tls(config: "MasterConfig | WorkerConfig", file: Path | None) -> None:
+    """Raises BadSetting for half of what TLS takes."""
+    if (config.tls_cert is None) != (config.tls_key is None):
+        lacking = "tls_key" if config.tls_key is None else "tls_cert"
+        raise BadSetting(f"{file or 'flags'}: {lacking}: TLS takes both tls_cert and tls_key")
 
 
 def _merge(
@@ -220,6 +238,7 @@ MASTER_KEYS: Mapping[str, Key] = {
 WORKER_KEYS: Mapping[str, Key] = {
     "home": Key(read=_home),
     "master": Key(read=_address),
+    "listen": Key(read=_listen),
     "join_token": Key(read=values.name),
     "slots": Key(read=_whole),
     "cpus": Key(read=values.cpus, field="cpu_millis"),
@@ -228,6 +247,8 @@ WORKER_KEYS: Mapping[str, Key] = {
     "name": Key(read=values.name),
     "location": Key(read=values.text),
     "tls_ca": Key(read=values.path),
+    "tls_cert": Key(read=values.path),
+    "tls_key": Key(read=values.path),
     "drain_grace": Key(read=values.duration, field="drain_grace_s"),
     **_LOG_KEYS,
 }

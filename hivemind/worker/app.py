@@ -5,10 +5,12 @@ import math
 import os
 import random
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import attrs
 import structlog
 import trio
 
@@ -17,12 +19,8 @@ from hivemind import version
 from hivemind.core.ids import NODE_NAME_LENGTH
 from hivemind.core.records import Capabilities, Vitals
 from hivemind.core.wording import one_line
-from hivemind.rpc.auth import Authenticator, InvalidToken, Principal
-from hivemind.rpc.contract.serving import with_reflection
 from hivemind.rpc.errors import CertificateRefused, NoGrpc, RpcError, TlsFailed
-from hivemind.rpc.health import Health
-from hivemind.rpc.server import Server, open_listeners
-from hivemind.rpc.tls import client_tls
+from hivemind.rpc.tls import client_tls, server_tls
 from hivemind.settings.credentials import Credentials, read_credentials
 from hivemind.settings.daemon import TLS_CA_VARIABLE, WorkerConfig, parse_address
 from hivemind.settings.home import HomeUnusable, make_home
@@ -38,34 +36,29 @@ from hivemind.supervision import (
 from hivemind.worker.capacity import Wish, measure_machine, offered_gpus, plan_capacity, with_gpus
 from hivemind.worker.cells import plan_cells
 from hivemind.worker.dial import Dial, NotTrusted
+from hivemind.worker.direct import DirectTasks
 from hivemind.worker.errors import WorkerError
+from hivemind.worker.front import Front, open_front
+from hivemind.worker.gate import Gate, open_gate
 from hivemind.worker.gpu_slots import GpuSlots
-from hivemind.worker.gpus import open_gpus
+from hivemind.worker.gpus import Gpus, open_gpus
 from hivemind.worker.held import HeldAttempts
 from hivemind.worker.identity import Identity, IdentityFolder, join
 from hivemind.worker.link import Link
 from hivemind.worker.outbox import Outbox
 from hivemind.worker.recovery import recover
+from hivemind.worker.room import Room
 from hivemind.worker.runner import Runner
+from hivemind.worker.system_info import SystemSampler
 from hivemind.worker.transfers import Transfers
 from hivemind.worker.vitals import VitalSigns
-
-OPEN_METHODS = frozenset(
-    {
-        "/grpc.health.v1.Health/Check",
-        "/grpc.health.v1.Health/Watch",
-        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-    }
-)
-"""What may be called without a token; there is nothing else to call."""
 
 _STOP_S = 15.0
 """How long the attempts that a drain ends may take to be gone."""
 _DELIVER_S = 15.0
 """How long a drain waits for the master to acknowledge what has ended."""
+_SHUTTING_DOWN = "its node is shutting down"
 _JOIN_BACKOFF = Backoff(first_s=0.2, most_s=10.0)
-_SERVER_HOST = "127.0.0.1"
 
 log = structlog.get_logger(__name__)
 
@@ -78,27 +71,46 @@ class SandboxUnavailable(WorkerError):
     """The machine cannot run tasks safely; one line for each thing that is missing."""
 
 
+@attrs.frozen(kw_only=True)
+class MasterSide:
+    """What a worker has for its master; one that is used directly alone has none of it."""
+
+    runner: Runner
+    link: Link
+    held: HeldAttempts
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Runner and link, each of which makes no sense without the other.
+
+        If one of them ever fails, both begin anew, and the next hello tells what is still held.
+        """
+        async with trio.open_nursery() as both:
+            await both.start(self.runner.run)
+            await both.start(self.link.run)
+            task_status.started()
+
+
 class Worker:
-    """A worker that its master has welcomed; made by ``open_worker``."""
+    """A worker that is ready, welcomed by its master if it has one; made by ``open_worker``."""
 
     def __init__(
         self,
         config: WorkerConfig,
         *,
         pool: sandbox.Pool,
-        runner: Runner,
-        link: Link,
-        held: HeldAttempts,
+        room: Room,
+        front: Front,
+        direct: DirectTasks,
+        master_side: MasterSide | None,
     ) -> None:
         self._config = config
         self._pool = pool
-        self._runner = runner
-        self._link = link
-        self._held = held
-        self._health = Health()
-        self._listeners: list[trio.SocketListener] = []
-        self.address = (_SERVER_HOST, 0)
-        """Where it tells its health: host and port."""
+        self._room = room
+        self._front = front
+        self._direct = direct
+        self._master_side = master_side
+        self.address = front.address
+        """Where it serves: host and port."""
 
     def reload_policies(self) -> None:
         """Read the policy files again. A bad one keeps what was in force, and is logged."""
@@ -107,7 +119,7 @@ class Worker:
         except Exception as error:
             log.error("policies_not_reloaded", error=str(error))
         else:
-            self._runner.use_profiles(policies.profiles)
+            self._room.profiles = policies.profiles
             self._pool.use_cell_rules(plan_cells(policies.profiles.values()))
             log.info("policies_reloaded")
 
@@ -117,56 +129,32 @@ class Worker:
         What is still running then is ended and reported, so that the master gives it to others. The
         link is closed when this returns.
         """
-        self._health.shut_down()
-        self._runner.draining = True
-        self._link.announce_drain()
-        log.info("draining", running=self._runner.running)
+        master_side, direct = self._master_side, self._direct
+        self._front.health.shut_down()
+        direct.is_draining = True
+        if master_side is not None:
+            master_side.runner.draining = True
+            master_side.link.announce_drain()
+        log.info("draining", running=self._room.taken)
         with trio.move_on_after(self._config.drain_grace_s):
-            await self._runner.wait_idle()
-        self._runner.stop_all("its node is shutting down")
+            await self._wait_idle()
+        if master_side is not None:
+            master_side.runner.stop_all(_SHUTTING_DOWN)
+        direct.stop_all(_SHUTTING_DOWN)
         with trio.move_on_after(_STOP_S):
-            await self._runner.wait_idle()
+            await self._wait_idle()
+        if master_side is None:
+            log.info("drained")
+            return
         with trio.move_on_after(_DELIVER_S):
-            await self._held.wait_empty()
-        self._link.leave()
-        log.info("drained", unconfirmed=len(self._held))
+            await master_side.held.wait_empty()
+        master_side.link.leave()
+        log.info("drained", unconfirmed=len(master_side.held))
 
-    # -- putting it together --------------------------------------------------------------------
-
-    async def listen(self) -> None:
-        """Take a free port. Raises PortInUse."""
-        self._listeners = await open_listeners(_SERVER_HOST, 0)
-        self.address = (_SERVER_HOST, self._listeners[0].socket.getsockname()[1])
-
-    def services(self) -> Sequence[Service]:
-        """In the order of their start."""
-        return (
-            Service(name="server", run=self._serve),
-            # Started at the first welcome, and a master may be away for long.
-            Service(name="work", run=self._work, start_within_s=math.inf, stop_grace_s=30.0),
-        )
-
-    async def _work(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Runner and link, each of which makes no sense without the other.
-
-        If one of them ever fails, both begin anew, and the next hello tells what is still held.
-        """
-        async with trio.open_nursery() as both:
-            await both.start(self._runner.run)
-            await both.start(self._link.run)
-            task_status.started()
-
-    async def _serve(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        listeners, self._listeners = self._listeners, []
-        server = Server(
-            with_reflection([self._health]),
-            authenticator=Authenticator(open_methods=OPEN_METHODS, verify=_refuse_token),
-        )
-        await server.serve(
-            listeners or await open_listeners(*self.address), task_status=task_status
-        )
+    async def _wait_idle(self) -> None:
+        await self._direct.wait_idle()
+        if self._master_side is not None:
+            await self._master_side.runner.wait_idle()
 
 
 @asynccontextmanager
@@ -174,13 +162,14 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
     """A worker that takes tasks when the block begins, and has left nothing running when it ends.
 
     The block begins when the master has welcomed the worker; a master that does not answer is
-    waited for, as long as it takes. Leaving without ``drain`` ends what runs at once, unreported.
+    waited for, as long as it takes, while those who call the worker directly are served. One
+    without a master begins at once. Leaving without ``drain`` ends what runs at once, unreported.
 
     Raises, each with one line that says what to do: SettingsError for the home, its policies and
-    its credentials; BadCertificate; HomeInUse; SandboxUnavailable, which has a line for each thing
-    that is missing; ImpossibleOffer; NoSuchHost; NotTrusted; the IdentityError family where the
-    master will not have this worker. A failure that restarting does not mend is raised in the
-    block.
+    its credentials; BadCertificate; PortInUse; HomeInUse; BadLocalToken; SandboxUnavailable, which
+    has a line for each thing that is missing; ImpossibleOffer; NoSuchHost; NotTrusted; the
+    IdentityError family where the master will not have this worker. A failure that restarting does
+    not mend is raised in the block.
     """
     policies = load_policies(config.home)
     capacity = plan_capacity(
@@ -194,58 +183,113 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
     )
     known = _credentials_of_home(config)
     dial = _dial(config, known)
-    await dial.check_name()
+    own_tls = _own_tls(config)
+    if dial is not None:
+        await dial.check_name()
     with _own_home(config.home) as folder, open_gpus() as gpus:
-        outbox = Outbox(folder / "attempts")
-        held = HeldAttempts()
         devices = offered_gpus(gpus, policies.profiles.values())
-        capacity = with_gpus(capacity, devices)
-        await recover(outbox, held)
+        room = Room(
+            capacity=with_gpus(capacity, devices),
+            profiles=policies.profiles,
+            gpus=gpus,
+            gpu_slots=GpuSlots(devices),
+        )
+        gate = await open_gate(folder)
         cells = plan_cells(policies.profiles.values())
         async with _open_sandboxes(config, capacity.slots, cells) as pool:
-            identity = await _join(dial, IdentityFolder(folder), config, known)
-            transfers = Transfers(dial, identity)
-            runner = Runner(
+            direct = DirectTasks(
+                gate=gate,
+                room=room,
                 pool=pool,
-                outbox=outbox,
-                held=held,
-                transfers=transfers,
-                capacity=capacity,
-                profiles=policies.profiles,
-                gpus=gpus,
-                gpu_slots=GpuSlots(devices),
+                folder=folder / "direct",
+                sampler=SystemSampler(folder),
             )
-            signs = VitalSigns(folder, gpus)
+            async with (
+                open_front(
+                    config.listen, gate=gate, direct=direct, folder=folder, tls=own_tls
+                ) as front,
+                _supervised(_own_services(gate, direct, front)),
+                _open_master_side(
+                    config, dial, known, folder, pool, room, gate, direct, gpus, front.told
+                ) as master_side,
+            ):
+                yield Worker(
+                    config,
+                    pool=pool,
+                    room=room,
+                    front=front,
+                    direct=direct,
+                    master_side=master_side,
+                )
 
-            def measure() -> Vitals:
-                return signs.measure(runner.running)
 
-            link = Link(
-                dial=dial,
-                identity=identity,
-                held=held,
-                runner=runner,
-                transfers=transfers,
-                capabilities=Capabilities(
-                    capacity=capacity,
-                    hostname=socket.gethostname(),
-                    version=version(),
-                    limits=config.limits,
-                    sandbox="enabled",
-                ),
-                measure=measure,
-            )
-            worker = Worker(config, pool=pool, runner=runner, link=link, held=held)
-            async with _supervised(worker):
-                yield worker
+def _own_services(gate: Gate, direct: DirectTasks, front: Front) -> Sequence[Service]:
+    """What serves direct callers, in the order of their start."""
+    return (
+        Service(name="keyring", run=gate.run),
+        Service(name="direct", run=direct.run, stop_grace_s=30.0),
+        Service(name="server", run=front.run),
+    )
 
 
 @asynccontextmanager
-async def _supervised(worker: Worker) -> AsyncIterator[None]:
-    """The worker's services for the length of the block, which begins when all are usable."""
-    await worker.listen()
+async def _open_master_side(
+    config: WorkerConfig,
+    dial: Dial | None,
+    known: Credentials | None,
+    folder: Path,
+    pool: sandbox.Pool,
+    room: Room,
+    gate: Gate,
+    direct: DirectTasks,
+    gpus: Gpus,
+    address: str,
+) -> AsyncIterator[MasterSide | None]:
+    """What the worker has for its master, which has welcomed it when the block begins."""
+    if dial is None:
+        yield None
+        return
+    outbox = Outbox(folder / "attempts")
+    held = HeldAttempts()
+    await recover(outbox, held)
+    identity = await _join(dial, IdentityFolder(folder), config, known)
+    gate.belong(identity.membership)
+    transfers = Transfers(dial, identity)
+    runner = Runner(pool=pool, outbox=outbox, held=held, transfers=transfers, room=room)
+    signs = VitalSigns(folder, gpus)
+
+    def measure() -> Vitals:
+        return signs.measure(room.taken)
+
+    link = Link(
+        dial=dial,
+        identity=identity,
+        held=held,
+        runner=runner,
+        transfers=transfers,
+        capabilities=Capabilities(
+            capacity=room.capacity,
+            hostname=socket.gethostname(),
+            version=version(),
+            limits=config.limits,
+            sandbox="enabled",
+            address=address,
+        ),
+        measure=measure,
+        on_keyring=gate.take,
+    )
+    side = MasterSide(runner=runner, link=link, held=held)
+    # Started at the first welcome, and a master may be away for long.
+    work = Service(name="work", run=side.run, start_within_s=math.inf, stop_grace_s=30.0)
+    async with _supervised([work]):
+        yield side
+
+
+@asynccontextmanager
+async def _supervised(services: Sequence[Service]) -> AsyncIterator[None]:
+    """These services for the length of the block, which begins when all are usable."""
     try:
-        async with open_supervisor(worker.services(), on_event=_log_event) as supervisor:
+        async with open_supervisor(services, on_event=_log_event) as supervisor:
             await supervisor.ready.wait()
             yield
     except StartFailed as failure:
@@ -260,7 +304,17 @@ def _credentials_of_home(config: WorkerConfig) -> Credentials | None:
     return known if known is not None and parse_address(known.master) == config.master else None
 
 
-def _dial(config: WorkerConfig, known: Credentials | None) -> Dial:
+def _own_tls(config: WorkerConfig) -> ssl.SSLContext | None:
+    """How the worker's own services are spoken to; None: plain HTTP/2. Raises BadCertificate."""
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return server_tls(config.tls_cert, config.tls_key)
+
+
+def _dial(config: WorkerConfig, known: Credentials | None) -> Dial | None:
+    """None for a worker that has no master."""
+    if config.master is None:
+        return None
     host, port = config.master
     if config.tls_ca is not None:
         return Dial(host=host, port=port, tls=client_tls(ca=config.tls_ca))
@@ -358,11 +412,6 @@ def _own_home(home: Path) -> Iterator[Path]:
         yield folder
     finally:
         os.close(lock)
-
-
-async def _refuse_token(token: str, peer: str) -> Principal:
-    await trio.lowlevel.checkpoint()
-    raise InvalidToken("this worker serves nothing that a token would open")
 
 
 def _log_event(event: ServiceEvent) -> None:

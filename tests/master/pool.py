@@ -252,6 +252,7 @@ async def open_pool(
             output=logs,
             rules=lambda: chosen,
             most_output_bytes=lambda policy: most(policy, "output"),
+            keyring=authority.keyring,
         ),
         enroller=Enroller(
             reactor,

@@ -16,7 +16,7 @@ from hivemind.core.messages import AttemptRef
 from hivemind.core.records import Outcome, PayloadKind, Reason, RefusalKind, Requirements
 from hivemind.settings.credentials import Credentials, write_credentials
 from hivemind.settings.errors import SettingsError
-from hivemind.worker import app
+from hivemind.worker import app, front
 from hivemind.worker.app import HomeInUse, SandboxUnavailable
 from hivemind.worker.capacity import ImpossibleOffer
 from hivemind.worker.dial import NoSuchHost
@@ -365,7 +365,7 @@ async def test_ninety_megabytes_up_and_down_are_never_in_memory(
 
 
 def test_nothing_but_health_and_reflection_is_open() -> None:
-    assert all(method.startswith("/grpc.") for method in app.OPEN_METHODS)
+    assert all(method.startswith("/grpc.") for method in front.OPEN_METHODS)
 
 
 def test_a_config_keeps_its_token_out_of_its_text(tmp_path: Path) -> None:

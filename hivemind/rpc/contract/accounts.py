@@ -41,6 +41,18 @@ class AccountHandlers(Protocol):
         """A secret with which somebody may register."""
         ...
 
+    async def create_node_token(
+        self, caller: Principal, node_id: str, ttl_s: float, account: str
+    ) -> Secret:
+        """A token for one node's own services; 0 is the pool's default time, and no account the
+        caller's own.
+        """
+        ...
+
+    async def revoke_token(self, caller: Principal, token: str) -> None:
+        """Take a token back."""
+        ...
+
 
 class _UserService(nodepool.UserServiceBase):
     """A fault that the table names is an answer here, not a status."""
@@ -95,6 +107,18 @@ class _AccountsService(v1.AccountsBase):
     async def create_invite(self, message: v1.CreateInviteRequest) -> v1.CreateInviteResponse:
         secret = await self._handlers.create_invite(current_account(), message.ttl_s)
         return v1.CreateInviteResponse(code=secret.text, expires_at=secret.expires_at)
+
+    async def create_node_token(
+        self, message: v1.CreateNodeTokenRequest
+    ) -> v1.CreateNodeTokenResponse:
+        secret = await self._handlers.create_node_token(
+            current_account(), message.node_id, message.ttl_s, message.account
+        )
+        return v1.CreateNodeTokenResponse(token=secret.text, expires_at=secret.expires_at)
+
+    async def revoke_token(self, message: v1.RevokeTokenRequest) -> v1.RevokeTokenResponse:
+        await self._handlers.revoke_token(current_account(), message.token)
+        return v1.RevokeTokenResponse()
 
 
 def serve_accounts(handlers: AccountHandlers) -> v1.AccountsBase:
@@ -157,3 +181,16 @@ class AccountsClient:
         """A one-time code with which somebody may register."""
         reply = await self._stub.create_invite(v1.CreateInviteRequest(ttl_s=ttl_s))
         return Secret(text=reply.code, expires_at=reply.expires_at)
+
+    async def create_node_token(
+        self, node_id: str, ttl_s: float = 0.0, account: str = ""
+    ) -> Secret:
+        """A token with which an account may call one node of one's own directly."""
+        reply = await self._stub.create_node_token(
+            v1.CreateNodeTokenRequest(node_id=node_id, ttl_s=ttl_s, account=account)
+        )
+        return Secret(text=reply.token, expires_at=reply.expires_at)
+
+    async def revoke_token(self, token: str) -> None:
+        """Take a token back, before it expires."""
+        await self._stub.revoke_token(v1.RevokeTokenRequest(token=token))

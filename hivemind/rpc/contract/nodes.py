@@ -92,6 +92,7 @@ def _node_to_wire(node: NodeView) -> v1.NodeView:
         last_seen_at=node.last_seen_at,
         hostname=node.hostname,
         version=node.version,
+        address=node.address,
     )
 
 
@@ -113,6 +114,7 @@ def _node_from_wire(wire: v1.NodeView) -> NodeView:
         last_seen_at=wire.last_seen_at,
         hostname=wire.hostname,
         version=wire.version,
+        address=wire.address,
     )
 
 

@@ -20,6 +20,8 @@ __all__ = (
     "CreateInviteResponse",
     "CreateJoinTokenRequest",
     "CreateJoinTokenResponse",
+    "CreateNodeTokenRequest",
+    "CreateNodeTokenResponse",
     "DownloadRequest",
     "DownloadResponse",
     "Drain",
@@ -36,6 +38,7 @@ __all__ = (
     "GetRequest",
     "GetResponse",
     "Hello",
+    "Keyring",
     "LinkBase",
     "LinkStub",
     "ListNodesRequest",
@@ -58,6 +61,9 @@ __all__ = (
     "Refused",
     "Renewed",
     "Requirements",
+    "RevokeTokenRequest",
+    "RevokeTokenResponse",
+    "RevokedToken",
     "Started",
     "StopRequest",
     "StopResponse",
@@ -477,6 +483,38 @@ default_message_pool.register_message(
 
 
 @dataclass(eq=False, repr=False)
+class CreateNodeTokenRequest(betterproto2.Message):
+    node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    ttl_s: "float" = betterproto2.field(2, betterproto2.TYPE_DOUBLE)
+    """
+    0: the pool's default.
+    """
+
+    account: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    Whom it lets in; empty: the caller.
+    """
+
+
+default_message_pool.register_message(
+    "hivemind.v1", "CreateNodeTokenRequest", CreateNodeTokenRequest
+)
+
+
+@dataclass(eq=False, repr=False)
+class CreateNodeTokenResponse(betterproto2.Message):
+    token: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    expires_at: "float" = betterproto2.field(2, betterproto2.TYPE_DOUBLE)
+
+
+default_message_pool.register_message(
+    "hivemind.v1", "CreateNodeTokenResponse", CreateNodeTokenResponse
+)
+
+
+@dataclass(eq=False, repr=False)
 class DownloadRequest(betterproto2.Message):
     task_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
@@ -678,8 +716,36 @@ class Hello(betterproto2.Message):
 
     draining: "bool" = betterproto2.field(7, betterproto2.TYPE_BOOL)
 
+    address: "str" = betterproto2.field(20, betterproto2.TYPE_STRING)
+    """
+    HOST:PORT of the worker's own services.
+    """
+
 
 default_message_pool.register_message("hivemind.v1", "Hello", Hello)
+
+
+@dataclass(eq=False, repr=False)
+class Keyring(betterproto2.Message):
+    """
+    What a node needs to check by itself the tokens that its own services are called with.
+    """
+
+    verify_keys: "list[bytes]" = betterproto2.field(1, betterproto2.TYPE_BYTES, repeated=True)
+    """
+    Ed25519, 32 bytes each: what this pool's tokens are signed with.
+    """
+
+    revoked: "list[RevokedToken]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+
+    distrust_until: "float" = betterproto2.field(3, betterproto2.TYPE_DOUBLE)
+    """
+    No token that expires at or before this time is to be believed: too many are revoked to be
+    named here.
+    """
+
+
+default_message_pool.register_message("hivemind.v1", "Keyring", Keyring)
 
 
 @dataclass(eq=False, repr=False)
@@ -797,6 +863,13 @@ class MasterItem(betterproto2.Message):
         7, betterproto2.TYPE_MESSAGE, optional=True, group="item"
     )
 
+    keyring: "Keyring | None" = betterproto2.field(
+        20, betterproto2.TYPE_MESSAGE, optional=True, group="item"
+    )
+    """
+    Takes the place of the one before.
+    """
+
 
 default_message_pool.register_message("hivemind.v1", "MasterItem", MasterItem)
 
@@ -851,6 +924,11 @@ class NodeView(betterproto2.Message):
     hostname: "str" = betterproto2.field(15, betterproto2.TYPE_STRING)
 
     version: "str" = betterproto2.field(16, betterproto2.TYPE_STRING)
+
+    address: "str" = betterproto2.field(20, betterproto2.TYPE_STRING)
+    """
+    HOST:PORT of the node's own services; empty where it told none.
+    """
 
 
 default_message_pool.register_message("hivemind.v1", "NodeView", NodeView)
@@ -967,6 +1045,32 @@ class Requirements(betterproto2.Message):
 
 
 default_message_pool.register_message("hivemind.v1", "Requirements", Requirements)
+
+
+@dataclass(eq=False, repr=False)
+class RevokedToken(betterproto2.Message):
+    token_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+    expires_at: "float" = betterproto2.field(2, betterproto2.TYPE_DOUBLE)
+
+
+default_message_pool.register_message("hivemind.v1", "RevokedToken", RevokedToken)
+
+
+@dataclass(eq=False, repr=False)
+class RevokeTokenRequest(betterproto2.Message):
+    token: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("hivemind.v1", "RevokeTokenRequest", RevokeTokenRequest)
+
+
+@dataclass(eq=False, repr=False)
+class RevokeTokenResponse(betterproto2.Message):
+    pass
+
+
+default_message_pool.register_message("hivemind.v1", "RevokeTokenResponse", RevokeTokenResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -1310,6 +1414,8 @@ class Welcome(betterproto2.Message):
 
     epoch: "int" = betterproto2.field(5, betterproto2.TYPE_UINT64)
 
+    keyring: "Keyring | None" = betterproto2.field(20, betterproto2.TYPE_MESSAGE, optional=True)
+
 
 default_message_pool.register_message("hivemind.v1", "Welcome", Welcome)
 
@@ -1472,6 +1578,49 @@ class AccountsStub(betterproto2_grpclib.ServiceStub):
             "/hivemind.v1.Accounts/CreateInvite",
             message,
             CreateInviteResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def create_node_token(
+        self,
+        message: "CreateNodeTokenRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "CreateNodeTokenResponse":
+        """
+        A token with which an account may call one node's own services, and nothing else; for the
+        node's owner.
+        """
+
+        return await self._unary_unary(
+            "/hivemind.v1.Accounts/CreateNodeToken",
+            message,
+            CreateNodeTokenResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def revoke_token(
+        self,
+        message: "RevokeTokenRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "RevokeTokenResponse":
+        """
+        Takes back a token that is the caller's, or that lets somebody into the caller's node.
+        """
+
+        return await self._unary_unary(
+            "/hivemind.v1.Accounts/RevokeToken",
+            message,
+            RevokeTokenResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
@@ -1800,6 +1949,23 @@ class AccountsBase(betterproto2_grpclib.ServiceBase):
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def create_node_token(
+        self, message: "CreateNodeTokenRequest"
+    ) -> "CreateNodeTokenResponse":
+        """
+        A token with which an account may call one node's own services, and nothing else; for the
+        node's owner.
+        """
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def revoke_token(self, message: "RevokeTokenRequest") -> "RevokeTokenResponse":
+        """
+        Takes back a token that is the caller's, or that lets somebody into the caller's node.
+        """
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def __rpc_who_am_i(
         self, stream: "grpclib.server.Stream[WhoAmIRequest, WhoAmIResponse]"
     ) -> None:
@@ -1832,6 +1998,22 @@ class AccountsBase(betterproto2_grpclib.ServiceBase):
         response = await self.create_invite(request)
         await stream.send_message(response)
 
+    async def __rpc_create_node_token(
+        self, stream: "grpclib.server.Stream[CreateNodeTokenRequest, CreateNodeTokenResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.create_node_token(request)
+        await stream.send_message(response)
+
+    async def __rpc_revoke_token(
+        self, stream: "grpclib.server.Stream[RevokeTokenRequest, RevokeTokenResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.revoke_token(request)
+        await stream.send_message(response)
+
     def __mapping__(self) -> "dict[str, grpclib.const.Handler]":
         return {
             "/hivemind.v1.Accounts/WhoAmI": grpclib.const.Handler(
@@ -1857,6 +2039,18 @@ class AccountsBase(betterproto2_grpclib.ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 CreateInviteRequest,
                 CreateInviteResponse,
+            ),
+            "/hivemind.v1.Accounts/CreateNodeToken": grpclib.const.Handler(
+                self.__rpc_create_node_token,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                CreateNodeTokenRequest,
+                CreateNodeTokenResponse,
+            ),
+            "/hivemind.v1.Accounts/RevokeToken": grpclib.const.Handler(
+                self.__rpc_revoke_token,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                RevokeTokenRequest,
+                RevokeTokenResponse,
             ),
         }
 

@@ -1,0 +1,127 @@
+"""What this worker serves on a port of its own, and where that is."""
+
+import os
+import socket
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+import trio
+
+from hivemind.rpc.auth import Authenticator
+from hivemind.rpc.budget import ByteBudget
+from hivemind.rpc.contract.direct import SPOOLED, serve_direct
+from hivemind.rpc.contract.serving import with_reflection
+from hivemind.rpc.health import Health
+from hivemind.rpc.server import Server, open_listeners
+from hivemind.rpc.spool import Spool
+from hivemind.settings.daemon import format_address
+from hivemind.worker.direct import DirectTasks
+from hivemind.worker.gate import Gate
+
+OPEN_METHODS = frozenset(
+    {
+        "/grpc.health.v1.Health/Check",
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    }
+)
+"""What may be called without a token; everything else, and whatever is added, may not."""
+
+MOST_TASK_BYTES = 100_000_000
+_UPLOADS_BYTES = 1_000_000_000
+"""What all tasks that are arriving may hold of the disk."""
+_ANY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104
+
+log = structlog.get_logger(__name__)
+
+
+class Front:
+    """The worker's own server. ``open_front`` makes one that listens already."""
+
+    def __init__(
+        self,
+        listen: tuple[str, int],
+        listeners: Sequence[trio.SocketListener],
+        *,
+        gate: Gate,
+        direct: DirectTasks,
+        folder: Path,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        """The server takes the listeners over, and closes them."""
+        self.health = Health()
+        self.address = (listen[0], listeners[0].socket.getsockname()[1])
+        """Host and port."""
+        self._listeners = list(listeners)
+        self._gate = gate
+        self._direct = direct
+        self._tls = tls
+        self._spool = Spool(
+            folder=folder, budget=ByteBudget(_UPLOADS_BYTES), max_bytes=MOST_TASK_BYTES
+        )
+
+    @property
+    def told(self) -> str:
+        """``HOST:PORT`` for others: where it listens everywhere, by the machine's own name."""
+        host, port = self.address
+        return format_address(socket.gethostname() if host in _ANY_HOST else host, port)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled."""
+        await self._spool.sweep()
+        listeners, self._listeners = self._listeners, []
+        server = Server(
+            with_reflection([*serve_direct(self._direct), self.health]),
+            authenticator=Authenticator(open_methods=OPEN_METHODS, verify=self._gate.verify),
+            tls=self._tls,
+            spool=self._spool,
+            spooled=SPOOLED,
+        )
+        await server.serve(
+            listeners or await open_listeners(*self.address), task_status=task_status
+        )
+
+
+@asynccontextmanager
+async def open_front(
+    listen: tuple[str, int],
+    *,
+    gate: Gate,
+    direct: DirectTasks,
+    folder: Path,
+    tls: ssl.SSLContext | None,
+) -> AsyncIterator[Front]:
+    """A front that listens, and whose address stands in ``folder/address`` for the block's length.
+
+    Raises PortInUse, and OSError where the address cannot be written.
+    """
+    listeners = await open_listeners(*listen)
+    try:
+        front = Front(
+            listen, listeners, gate=gate, direct=direct, folder=folder / "uploads", tls=tls
+        )
+        path = folder / "address"
+        _write(path, format_address(*front.address) + "\n")
+        log.info("listening", address=format_address(*front.address), tls=tls is not None)
+        try:
+            yield front
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        with trio.move_on_after(1, shield=True):
+            for listener in listeners:
+                await listener.aclose()
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all; for everybody who may look into the folder."""
+    descriptor, fresh = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+    Path(fresh).chmod(0o644)
+    Path(fresh).replace(path)
