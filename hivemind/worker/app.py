@@ -143,13 +143,15 @@ class Worker:
         direct.stop_all(_SHUTTING_DOWN)
         with trio.move_on_after(_STOP_S):
             await self._wait_idle()
-        if master_side is None:
-            log.info("drained")
-            return
-        with trio.move_on_after(_DELIVER_S):
-            await master_side.held.wait_empty()
-        master_side.link.leave()
-        log.info("drained", unconfirmed=len(master_side.held))
+        unconfirmed = 0
+        if master_side is not None:
+            with trio.move_on_after(_DELIVER_S):
+                await master_side.held.wait_empty()
+            master_side.link.leave()
+            unconfirmed = len(master_side.held)
+        # Last, since direct callers may take their time over the calls that are under way.
+        await self._front.drain()
+        log.info("drained", unconfirmed=unconfirmed)
 
     async def _wait_idle(self) -> None:
         await self._direct.wait_idle()
@@ -213,6 +215,7 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
                     config, dial, known, folder, pool, room, gate, direct, gpus, front.told
                 ) as master_side,
             ):
+                log.info("listening", address=front.told, tls=own_tls is not None)
                 yield Worker(
                     config,
                     pool=pool,
@@ -252,7 +255,7 @@ async def _open_master_side(
     outbox = Outbox(folder / "attempts")
     held = HeldAttempts()
     await recover(outbox, held)
-    identity = await _join(dial, IdentityFolder(folder), config, known)
+    identity = await _join(dial, IdentityFolder(folder), config, known, address)
     gate.belong(identity.membership)
     transfers = Transfers(dial, identity)
     runner = Runner(pool=pool, outbox=outbox, held=held, transfers=transfers, room=room)
@@ -324,7 +327,11 @@ def _dial(config: WorkerConfig, known: Credentials | None) -> Dial | None:
 
 
 async def _join(
-    dial: Dial, folder: IdentityFolder, config: WorkerConfig, known: Credentials | None
+    dial: Dial,
+    folder: IdentityFolder,
+    config: WorkerConfig,
+    known: Credentials | None,
+    address: str,
 ) -> Identity:
     """The identity that the master accepts, however long the master may be away.
 
@@ -350,7 +357,7 @@ async def _join(
                 reason += "; if it is a master without a certificate, take tls_ca away"
         if reason != told:
             told = reason
-            log.warning("master_not_reached", master=dial.address, reason=reason)
+            log.warning("master_not_reached", master=dial.address, reason=reason, listening=address)
         failures += 1
         await trio.sleep(_JOIN_BACKOFF.delay_s(failures, random.random()))  # noqa: S311
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import structlog
 import trio
 
 from hivemind.rpc.auth import Authenticator
@@ -37,8 +36,6 @@ _UPLOADS_BYTES = 1_000_000_000
 """What all tasks that are arriving may hold of the disk."""
 _ANY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104
 
-log = structlog.get_logger(__name__)
-
 
 class Front:
     """The worker's own server. ``open_front`` makes one that listens already."""
@@ -61,6 +58,8 @@ class Front:
         self._gate = gate
         self._direct = direct
         self._tls = tls
+        self._server: Server | None = None
+        self._drained = trio.Event()
         self._spool = Spool(
             folder=folder, budget=ByteBudget(_UPLOADS_BYTES), max_bytes=MOST_TASK_BYTES
         )
@@ -72,10 +71,10 @@ class Front:
         return format_address(socket.gethostname() if host in _ANY_HOST else host, port)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled."""
+        """Serve until drained, and then wait to be cancelled."""
         await self._spool.sweep()
         listeners, self._listeners = self._listeners, []
-        server = Server(
+        self._server = server = Server(
             with_reflection([*serve_direct(self._direct), self.health]),
             authenticator=Authenticator(open_methods=OPEN_METHODS, verify=self._gate.verify),
             tls=self._tls,
@@ -85,6 +84,15 @@ class Front:
         await server.serve(
             listeners or await open_listeners(*self.address), task_status=task_status
         )
+        self._drained.set()
+        # Drained: nothing is left to serve, and the owner is about to leave.
+        await trio.sleep_forever()
+
+    async def drain(self) -> None:
+        """Take no new call, let those in flight end within the transport's grace, and return."""
+        if self._server is not None:
+            self._server.drain()
+            await self._drained.wait()
 
 
 @asynccontextmanager
@@ -107,7 +115,6 @@ async def open_front(
         )
         path = folder / "address"
         _write(path, format_address(*front.address) + "\n")
-        log.info("listening", address=format_address(*front.address), tls=tls is not None)
         try:
             yield front
         finally:

@@ -16,7 +16,7 @@ from hivemind.core.messages import AttemptRef
 from hivemind.core.records import Outcome, PayloadKind, Reason, RefusalKind, Requirements
 from hivemind.settings.credentials import Credentials, write_credentials
 from hivemind.settings.errors import SettingsError
-from hivemind.worker import app, front
+from hivemind.worker import front
 from hivemind.worker.app import HomeInUse, SandboxUnavailable
 from hivemind.worker.capacity import ImpossibleOffer
 from hivemind.worker.dial import NoSuchHost
