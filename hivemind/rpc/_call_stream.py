@@ -88,6 +88,8 @@ class CallStream(ServerCallStream[R, S]):
         self._setting = setting
         self._context = context
         self._held = Reservation(setting.budget)
+        self._reply = Reservation(setting.budget)
+        context.hold = self._hold_for_reply
         self._has_message = False
         self.has_upload = False
         self._uploads = AsyncExitStack()
@@ -166,9 +168,15 @@ class CallStream(ServerCallStream[R, S]):
         self._context.upload = file
         return rest
 
+    async def _hold_for_reply(self, size_bytes: int) -> None:
+        if not self._reply.size_bytes:
+            self._reply = Reservation(self._setting.budget, self._context.owner)
+        await self._reply.grow(size_bytes)
+
     def give_back(self) -> None:
         """Give back what the call held of the budget."""
         self._held.release()
+        self._reply.release()
 
     async def remove_upload(self) -> None:
         """Remove the upload unless it was kept; only where `has_upload`."""

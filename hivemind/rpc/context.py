@@ -1,5 +1,6 @@
 """The call that the current task serves: who calls, from where, and what goes with the answer."""
 
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ class CallContext:
     principal: "Principal | None" = None
     error_code: ErrorCode | None = None
     upload: "SpoolFile | None" = None
+    hold: Callable[[int], Awaitable[None]] | None = None
+    """Holds bytes of what all calls share, until the call has ended."""
 
     @property
     def owner(self) -> str | None:
@@ -66,3 +69,14 @@ def current_peer() -> str:
 def note_error_code(code: ErrorCode) -> None:
     """Put `code` into the trailing metadata of the current call's answer, an OK one included."""
     current_call().error_code = code
+
+
+async def hold_for_reply(size_bytes: int) -> None:
+    """Hold so much memory for the current call's large reply, until that has been sent.
+
+    Many callers who ask for much and read slowly then wait for each other, each owner for its own
+    first, instead of filling the memory. Raises CallRefused, as ``ByteBudget.reserve`` does.
+    """
+    hold = current_call().hold
+    if hold is not None:
+        await hold(size_bytes)

@@ -16,7 +16,7 @@ import trio
 
 import sandbox
 from hivemind.core.admission import may_use
-from hivemind.core.direct import DirectStatus, DirectTask, SystemInfo
+from hivemind.core.direct import MOST_OUTPUT_BYTES, DirectStatus, DirectTask, SystemInfo
 from hivemind.core.errors import CoreError
 from hivemind.core.ids import check_direct_id, make_task_id
 from hivemind.core.messages import Assignment, AttemptRef
@@ -24,6 +24,7 @@ from hivemind.core.policy import Profile
 from hivemind.core.records import Ending, Outcome, PayloadKind, Reason, RefusalKind, Role, TaskSpec
 from hivemind.core.wording import one_line
 from hivemind.rpc.auth import Principal
+from hivemind.rpc.context import hold_for_reply
 from hivemind.rpc.contract.faults import NamedFault, denied, invalid, taken, unavailable
 from hivemind.rpc.errors import CallRefused, ErrorCode
 from hivemind.rpc.spool import SpoolFile
@@ -54,6 +55,8 @@ _STOP_S = 30.0
 """How long a caller is kept while its task's processes end."""
 _CLEANUP_S = 10.0
 _GPU_LOOK_S = 1.0
+_REPLY_FACTOR = 4
+"""How much memory a byte of output takes in a reply: read, as text, in lines, and on its way."""
 
 log = structlog.get_logger(__name__)
 
@@ -163,6 +166,8 @@ class DirectTasks:
     async def status(self, caller: Principal, task_id: str) -> DirectStatus:
         """How the task is doing. Raises CallRefused."""
         direct = self._find(caller, task_id)
+        size = 0 if direct.held.log is None else direct.held.log.size
+        await hold_for_reply(_REPLY_FACTOR * min(size, MOST_OUTPUT_BYTES))
         try:
             output, left_out = await last_lines(direct.held.log)
         except OSError:

@@ -206,7 +206,7 @@ def test_only_a_nodes_owner_gets_tokens_for_it(place: Place, alice: str, caller:
     assert status == 0
     assert caller.call("taskworker", "GetSystemInfo", text)["hostname"]
     for token in (place.login("bob"), admin_token(place)):
-        with pytest.raises(ClientError, match="no node .* of yours"):
+        with pytest.raises(ClientError, match=r"no node .* of yours"):
             place.node_token(token)
     with pytest.raises(ClientError, match="no node 'no-such-node'"):
         place.node_token(alice, node="no-such-node")
