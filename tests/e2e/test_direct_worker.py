@@ -404,6 +404,8 @@ def test_a_draining_worker_lets_tasks_end_and_takes_no_more(pool: Pool, stubs: P
         assert (refused["success"], refused["code"]) == (False, str(int(ErrorCode.NODE_OFFLINE)))
         assert refused["message"].startswith("NODE_OFFLINE: ")
         assert worker.process.wait(30) == 0
+        assert worker.process.stdout is not None
+        worker.process.stdout.close()
     assert re.search(r"direct_task_ended .*COMPLETED", worker.log.read_text())
     assert not (worker.home / "worker" / "address").exists()
 
