@@ -1,13 +1,11 @@
 """The worker, put together."""
 
-import fcntl
 import math
-import os
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import attrs
@@ -23,7 +21,6 @@ from hivemind.rpc.errors import CertificateRefused, NoGrpc, RpcError, TlsFailed
 from hivemind.rpc.tls import client_tls, server_tls
 from hivemind.settings.credentials import Credentials, read_credentials
 from hivemind.settings.daemon import TLS_CA_VARIABLE, WorkerConfig, parse_address
-from hivemind.settings.home import HomeUnusable, make_home
 from hivemind.settings.policies import load_policies
 from hivemind.supervision import (
     Backoff,
@@ -46,6 +43,7 @@ from hivemind.worker.held import HeldAttempts
 from hivemind.worker.identity import Identity, IdentityFolder, join
 from hivemind.worker.link import Link
 from hivemind.worker.outbox import Outbox
+from hivemind.worker.own_home import open_own_home
 from hivemind.worker.recovery import recover
 from hivemind.worker.room import Room
 from hivemind.worker.runner import Runner
@@ -61,10 +59,6 @@ _SHUTTING_DOWN = "its node is shutting down"
 _JOIN_BACKOFF = Backoff(first_s=0.2, most_s=10.0)
 
 log = structlog.get_logger(__name__)
-
-
-class HomeInUse(WorkerError):
-    """Another worker runs in this home."""
 
 
 class SandboxUnavailable(WorkerError):
@@ -97,19 +91,17 @@ class Worker:
         self,
         config: WorkerConfig,
         *,
-        pool: sandbox.Pool,
-        room: Room,
-        front: Front,
+        own: "_Own",
         direct: DirectTasks,
         master_side: MasterSide | None,
     ) -> None:
         self._config = config
-        self._pool = pool
-        self._room = room
-        self._front = front
+        self._pool = own.pool
+        self._room = own.room
+        self._front = own.front
         self._direct = direct
         self._master_side = master_side
-        self.address = front.address
+        self.address = own.front.address
         """Where it serves: host and port."""
 
     def reload_policies(self) -> None:
@@ -131,9 +123,8 @@ class Worker:
         """
         master_side, direct = self._master_side, self._direct
         self._front.health.shut_down()
-        direct.is_draining = True
+        self._room.is_draining = True
         if master_side is not None:
-            master_side.runner.draining = True
             master_side.link.announce_drain()
         log.info("draining", running=self._room.taken)
         with trio.move_on_after(self._config.drain_grace_s):
@@ -188,7 +179,7 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
     own_tls = _own_tls(config)
     if dial is not None:
         await dial.check_name()
-    with _own_home(config.home) as folder, open_gpus() as gpus:
+    with open_own_home(config.home) as folder, open_gpus() as gpus:
         devices = offered_gpus(gpus, policies.profiles.values())
         room = Room(
             capacity=with_gpus(capacity, devices),
@@ -211,19 +202,23 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
                     config.listen, gate=gate, direct=direct, folder=folder, tls=own_tls
                 ) as front,
                 _supervised(_own_services(gate, direct, front)),
-                _open_master_side(
-                    config, dial, known, folder, pool, room, gate, direct, gpus, front.told
-                ) as master_side,
             ):
-                log.info("listening", address=front.told, tls=own_tls is not None)
-                yield Worker(
-                    config,
-                    pool=pool,
-                    room=room,
-                    front=front,
-                    direct=direct,
-                    master_side=master_side,
-                )
+                own = _Own(folder=folder, gpus=gpus, room=room, gate=gate, pool=pool, front=front)
+                async with _open_master_side(config, dial, known, own) as master_side:
+                    log.info("listening", address=front.told, tls=own_tls is not None)
+                    yield Worker(config, own=own, direct=direct, master_side=master_side)
+
+
+@attrs.frozen(kw_only=True)
+class _Own:
+    """What the worker has, whoever its tasks come from."""
+
+    folder: Path
+    gpus: Gpus
+    room: Room
+    gate: Gate
+    pool: sandbox.Pool
+    front: Front
 
 
 def _own_services(gate: Gate, direct: DirectTasks, front: Front) -> Sequence[Service]:
@@ -240,26 +235,21 @@ async def _open_master_side(
     config: WorkerConfig,
     dial: Dial | None,
     known: Credentials | None,
-    folder: Path,
-    pool: sandbox.Pool,
-    room: Room,
-    gate: Gate,
-    direct: DirectTasks,
-    gpus: Gpus,
-    address: str,
+    own: _Own,
 ) -> AsyncIterator[MasterSide | None]:
     """What the worker has for its master, which has welcomed it when the block begins."""
     if dial is None:
         yield None
         return
-    outbox = Outbox(folder / "attempts")
+    room = own.room
+    outbox = Outbox(own.folder / "attempts")
     held = HeldAttempts()
     await recover(outbox, held)
-    identity = await _join(dial, IdentityFolder(folder), config, known, address)
-    gate.belong(identity.membership)
+    identity = await _join(dial, IdentityFolder(own.folder), config, known, own.front.told)
+    own.gate.belong(identity.membership)
     transfers = Transfers(dial, identity)
-    runner = Runner(pool=pool, outbox=outbox, held=held, transfers=transfers, room=room)
-    signs = VitalSigns(folder, gpus)
+    runner = Runner(pool=own.pool, outbox=outbox, held=held, transfers=transfers, room=room)
+    signs = VitalSigns(own.folder, own.gpus)
 
     def measure() -> Vitals:
         return signs.measure(room.taken)
@@ -276,10 +266,10 @@ async def _open_master_side(
             version=version(),
             limits=config.limits,
             sandbox="enabled",
-            address=address,
+            address=own.front.told,
         ),
         measure=measure,
-        on_keyring=gate.take,
+        on_keyring=own.gate.take,
     )
     side = MasterSide(runner=runner, link=link, held=held)
     # Started at the first welcome, and a master may be away for long.
@@ -394,31 +384,6 @@ def _what_is_missing(error: sandbox.Unavailable, config: WorkerConfig) -> str:
             "task can outrun for a moment"
         )
     return ";\n".join(lines)
-
-
-@contextmanager
-def _own_home(home: Path) -> Iterator[Path]:
-    """The worker's folder in the home, made where it is missing, for this process alone."""
-    make_home(home)
-    folder = home / "worker"
-    try:
-        (folder / "attempts").mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise HomeUnusable(
-            f"{folder} cannot be used ({error.strerror}): mend that, or choose another --home"
-        ) from error
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise HomeInUse(
-                f"another worker runs in {home}: stop it, or use another --home"
-            ) from error
-        yield folder
-    finally:
-        os.close(lock)
 
 
 def _log_event(event: ServiceEvent) -> None:

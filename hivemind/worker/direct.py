@@ -18,7 +18,7 @@ import sandbox
 from hivemind.core.admission import may_use
 from hivemind.core.direct import MOST_OUTPUT_BYTES, DirectStatus, DirectTask, SystemInfo
 from hivemind.core.errors import CoreError
-from hivemind.core.ids import check_direct_id, make_task_id
+from hivemind.core.ids import check_public_id, make_task_id
 from hivemind.core.messages import Assignment, AttemptRef
 from hivemind.core.policy import Profile
 from hivemind.core.records import Ending, Outcome, PayloadKind, Reason, RefusalKind, Role, TaskSpec
@@ -49,7 +49,7 @@ from hivemind.worker.shelf import Shelf
 from hivemind.worker.system_info import SystemSampler
 
 POLICY = "default"
-"""Under which of the machine's policies direct tasks run."""
+"""Under which of the machine's policies a task runs that names none itself."""
 
 _STOP_S = 30.0
 """How long a caller is kept while its task's processes end."""
@@ -86,8 +86,6 @@ class DirectTasks:
         self._idle = trio.Event()
         self._idle.set()
         self._tasks: trio.Nursery | None = None
-        self.is_draining = False
-        """Take nothing more."""
 
     @property
     def running(self) -> int:
@@ -122,15 +120,16 @@ class DirectTasks:
     async def execute(self, caller: Principal, task: DirectTask, upload: SpoolFile) -> bool:
         """Begin the task. Raises CallRefused; a NamedFault where the machine cannot take it now."""
         try:
-            check_direct_id(task.task_id)
+            check_public_id(task.task_id)
         except CoreError as error:
             raise invalid(str(error)) from error
-        profile, guest = self._admit(caller)
+        self._admit(caller, POLICY)
         self._check_up()
         await upload.finish()
         try:
             program = await trio.to_thread.run_sync(look_at, upload.path, task)
-            spec = spec_for(task, program.form, profile, guest)
+            profile, guest = self._admit(caller, program.settings.policy or POLICY)
+            spec = spec_for(task, program, profile, guest)
         except CoreError as error:
             raise invalid(str(error)) from error
         path = await upload.keep()
@@ -182,31 +181,34 @@ class DirectTasks:
 
     async def system_info(self, caller: Principal) -> SystemInfo:
         """What the machine is and how busy. Raises CallRefused for whom no policy lets in."""
-        self._admit(caller)
+        self._admit(caller, POLICY)
         return self._sampler.measure(self._room.capacity)
 
     # -- who may do what ------------------------------------------------------------------------
 
-    def _admit(self, caller: Principal) -> tuple[Profile, Guest]:
-        """The policy for this caller's tasks, and the caller as that looks at it."""
+    def _admit(self, caller: Principal, policy: str) -> tuple[Profile, Guest]:
+        """The policy for a task of this caller's, and the caller as that looks at it.
+
+        Raises CallRefused where the policy does not let it in, or there is none of that name.
+        """
         try:
             role = Role(caller.role)
         except ValueError:
             role = Role.USER
         guest = Guest(caller.account, role)
-        profile = self._room.profiles.get(POLICY)
+        profile = self._room.profiles.get(policy)
         if profile is not None and self._gate.is_owner(caller):
             profile = attrs.evolve(profile, accounts=("*",))
         if profile is None or not may_use(profile, guest):
             raise denied(
-                f"this node's policy {POLICY} does not let account {caller.account} in; its owner"
-                " says who may, under `accounts`",
+                f"this node has no policy {policy[:64]!a} that lets account {caller.account} in;"
+                " its owner says who may, under `accounts`",
                 ErrorCode.NODE_NOT_FOUND,
             )
         return profile, guest
 
     def _check_up(self) -> None:
-        if self.is_draining or self._tasks is None:
+        if self._room.is_draining or self._tasks is None:
             raise NamedFault(
                 ErrorCode.NODE_OFFLINE, "this node is draining and takes nothing more; use another"
             )

@@ -16,6 +16,8 @@ from hivemind.core.direct import (
     DirectTask,
 )
 from hivemind.core.entry import SNIFF_BYTES, PayloadForm, payload_kind
+from hivemind.core.inline_metadata import FileSettings, read_script
+from hivemind.core.lines import LineMerger
 from hivemind.core.messages import AttemptRef
 from hivemind.core.parameters import read_parameters
 from hivemind.core.policy import PoolRules, Profile
@@ -47,6 +49,8 @@ class Program:
     """Of all that would make it another task."""
     size: int
     form: PayloadForm
+    settings: FileSettings
+    """What a script asks for itself."""
 
 
 @attrs.frozen
@@ -107,7 +111,10 @@ class Uploaded:
 def look_at(path: Path, task: DirectTask) -> Program:
     """What is in the file; blocks.
 
-    Raises EntryError where it cannot be run, or is not what the caller says that it is.
+    Raises:
+        EntryError: it cannot be run.
+        NotAsSaid: it is not what the caller says that it is.
+        MetadataError: what it asks for itself cannot be read.
     """
     digest = hashlib.sha256()
     for text in (task.kind, *(text for pair in sorted(task.parameters.items()) for text in pair)):
@@ -126,7 +133,10 @@ def look_at(path: Path, task: DirectTask) -> Program:
             raise NotAsSaid("this was sent as an archive and is none: send a zip or a tar")
         if task.kind is not DirectKind.ANY:
             raise NotAsSaid(f"this was sent as {task.kind} and is an archive: say archive")
-    return Program(digest=digest.digest(), size=size, form=form)
+    settings = FileSettings()
+    if form.kind is PayloadKind.SCRIPT:
+        settings = read_script(head.decode(errors="replace"))
+    return Program(digest=digest.digest(), size=size, form=form, settings=settings)
 
 
 class NotAsSaid(AdmissionError):
@@ -138,17 +148,22 @@ def interpreter_of(kind: DirectKind, form: PayloadForm) -> tuple[str, ...]:
     return _INTERPRETERS.get((kind, form is PayloadForm.HASHBANG), ())
 
 
-def spec_for(task: DirectTask, form: PayloadForm, profile: Profile, guest: Guest) -> TaskSpec:
-    """What the task gets: the defaults of the machine's own policy.
+def spec_for(task: DirectTask, program: Program, profile: Profile, guest: Guest) -> TaskSpec:
+    """What the task gets: what it asks for itself, and the policy's defaults for the rest.
 
     Raises PolicyRefused, MalformedSpec and BadParameter.
     """
     given = read_parameters(task.parameters)
-    admitted = admit(Ask(), profile, guest, PoolRules())
+    wishes = attrs.asdict(program.settings, recurse=False)
+    ask = Ask(**{name: wishes[name] for name in attrs.fields_dict(Ask) if name in wishes})
+    admitted = admit(ask, profile, guest, PoolRules())
+    runs_itself = program.form is PayloadForm.HASHBANG and task.kind is not DirectKind.PYTHON
+    is_shells = runs_itself or task.kind is DirectKind.SHELL
     spec = TaskSpec(
-        kind=form.kind,
+        kind=program.form.kind,
+        filename="main" if is_shells else "main.py",
         argv=given.argv,
-        env={**admitted.env, **given.env},
+        env={**admitted.env, **program.settings.env, **given.env},
         policy=admitted.policy,
         requirements=admitted.requirements,
         wall_s=admitted.wall_s,
@@ -171,19 +186,16 @@ async def last_lines(log: AttemptLog | None) -> tuple[tuple[str, ...], str]:
         return (), ""
     size = log.size
     cursor = log.seek(max(0, size - MOST_OUTPUT_BYTES))
-    data = bytearray()
+    merger = LineMerger()
     while cursor.offset < size:
         chunks, cursor = log.read(cursor, size - cursor.offset)
         for chunk in chunks:
-            data += chunk.data
+            merger.add(chunk.stream, chunk.data)
         # A task that prints byte by byte makes many small reads of one: others go in between.
         await trio.lowlevel.checkpoint()
-    text = bytes(data).decode("utf-8", errors="replace")
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    cut = len(lines) - MOST_OUTPUT_LINES
-    if size <= MOST_OUTPUT_BYTES and cut <= 0:
-        return tuple(lines), ""
-    kept = lines[max(0, cut) :]
-    return tuple(kept), f"of {size} bytes of output these are the last {len(kept)} lines"
+    lines = merger.finish()
+    cut = max(0, len(lines) - MOST_OUTPUT_LINES)
+    if size <= MOST_OUTPUT_BYTES and not cut:
+        return lines, ""
+    kept = lines[cut:]
+    return kept, f"of {size} bytes of output these are the last {len(kept)} lines"

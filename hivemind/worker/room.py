@@ -42,6 +42,8 @@ class Room:
         self.capacity = capacity
         self.profiles = profiles
         """This machine's own policies; those who come from now on are judged by them."""
+        self.is_draining = False
+        """Give no place to anybody: for whoever asks for one to look at first."""
         self._gpus = gpus
         self._gpu_slots = gpu_slots
         self._needs: dict[AttemptRef, Amounts] = {}

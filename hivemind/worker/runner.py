@@ -63,8 +63,15 @@ class Runner:
         self._idle = trio.Event()
         self._idle.set()
         self._attempts: trio.Nursery | None = None
-        self.draining = False
+
+    @property
+    def draining(self) -> bool:
         """Take nothing more; set by a drain of this worker or of the master's choosing."""
+        return self._room.is_draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._room.is_draining = draining
 
     @property
     def running(self) -> int:

@@ -135,7 +135,7 @@ def test_the_example_of_the_api_runs(caller: Caller) -> None:
 
 
 def test_a_script_for_the_shell_runs(caller: Caller) -> None:
-    assert caller.run("sh-1", b"echo $0; echo two >&2", "shell")["output"] == ["script", "two"]
+    assert caller.run("sh-1", b"echo $0; echo two >&2", "shell")["output"] == ["main", "two"]
     named = caller.run("sh-2", b"#!/usr/bin/env python3\nprint('by its first line')\n", "shell")
     assert named["output"] == ["by its first line"]
     assert caller.push("sh-3", b"#!/bin/sh\necho pushed\n")["success"]
@@ -213,6 +213,30 @@ def test_what_cannot_be_run_is_refused_clearly(
     assert words in refused["text"]
 
 
+def test_what_a_script_asks_for_itself_it_gets_or_is_refused(caller: Caller) -> None:
+    asks = "# /// script\n# [tool.hivemind]\n# memory = '{}'\n# env = {{ WORD = 'asked' }}\n# ///\n"
+    needs = "import os; x = bytearray(200_000_000); print(os.environ['WORD'])\n"
+    assert caller.run("asks", (asks.format("400M") + needs).encode())["output"] == ["asked"]
+    refused = caller.execute("asks-more", (asks.format("4G") + needs).encode())
+    assert refused["refused"] == "INVALID_ARGUMENT"
+    assert "allows at most 512M" in refused["text"]
+    other = b"# /// script\n# [tool.hivemind]\n# policy = 'no-such'\n# ///\n"
+    refused = caller.execute("asks-other", other)
+    assert refused["refused"] == "PERMISSION_DENIED"
+    assert "no-such" in refused["text"]
+
+
+def test_the_lines_of_both_streams_are_whole(caller: Caller) -> None:
+    script = (
+        "import sys, time\n"
+        "for piece in ('one ', 'line\\n'):\n"
+        "    for stream in (sys.stdout, sys.stderr):\n"
+        "        print(piece, end='', file=stream, flush=True)\n"
+        "        time.sleep(0.05)\n"
+    )
+    assert caller.run("lines", script.encode())["output"] == ["one line", "one line"]
+
+
 def test_what_fails_says_how(caller: Caller) -> None:
     failed = caller.run("fails", b"import sys; print('before'); sys.exit(3)")
     assert (failed["status"], failed["exit_code"]) == ("FAILED", 3)
@@ -251,7 +275,7 @@ def test_fault_11_an_id_is_a_name_and_never_a_path(
     before = everything_of(worker)
     for refused in (caller.execute(task_id, b"print(1)"), caller.push(task_id, b"print(1)")):
         assert refused["refused"] == "INVALID_ARGUMENT"
-        assert "task id" in refused["text"]
+        assert "cannot be an id" in refused["text"]
     # An upload that was refused is removed when the refusal is on its way.
     wait_until("nothing was made", lambda: everything_of(worker) == before)
 
