@@ -16,9 +16,13 @@ class Utf8Streams:
         """The text that is whole now."""
         return self._decoders[stream].decode(data)
 
+    def end(self, stream: OutputStream) -> str:
+        """What is left of a stream's last character, if that never became whole."""
+        return self._decoders[stream].decode(b"", final=True)
+
     def finish(self) -> str:
-        """What is left of characters that never became whole."""
-        return "".join(decoder.decode(b"", final=True) for decoder in self._decoders.values())
+        """The same of both streams."""
+        return "".join(map(self.end, OutputStream))
 
 
 class LineMerger:
@@ -26,16 +30,26 @@ class LineMerger:
 
     def __init__(self) -> None:
         self._texts = Utf8Streams()
-        self._begun = dict.fromkeys(OutputStream, "")
+        # In pieces: a line that comes byte by byte is put together once.
+        self._begun: dict[OutputStream, list[str]] = {stream: [] for stream in OutputStream}
         self._lines: list[str] = []
 
     def add(self, stream: OutputStream, data: bytes) -> None:
         """More of a stream."""
-        *whole, self._begun[stream] = (self._begun[stream] + self._texts.add(stream, data)).split(
-            "\n"
-        )
-        self._lines += whole
+        self._take(stream, self._texts.add(stream, data))
 
     def finish(self) -> tuple[str, ...]:
         """All lines; the last one of each stream may have no end yet."""
-        return (*self._lines, *(text for text in self._begun.values() if text))
+        for stream in OutputStream:
+            self._take(stream, self._texts.end(stream))
+        unfinished = ("".join(begun) for begun in self._begun.values())
+        return (*self._lines, *(text for text in unfinished if text))
+
+    def _take(self, stream: OutputStream, text: str) -> None:
+        first, *more = text.split("\n")
+        begun = self._begun[stream]
+        begun.append(first)
+        if more:
+            self._lines.append("".join(begun))
+            self._lines += more[:-1]
+            self._begun[stream] = [more[-1]]
