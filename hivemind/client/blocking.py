@@ -126,6 +126,18 @@ class BlockingClient:
 
         return self._with(fetch)
 
+    def drain_node(self, node: str) -> NodeView:
+        """Have the node of this id or name given nothing more; what it runs goes on."""
+        return self._with(lambda client: client.drain_node(node))
+
+    def resume_node(self, node: str) -> NodeView:
+        """Have it given work again."""
+        return self._with(lambda client: client.resume_node(node))
+
+    def forget_node(self, node: str) -> str:
+        """Strike it off the pool's list, and run elsewhere what it runs; its id."""
+        return self._with(lambda client: client.forget_node(node))
+
     def register(self, name: str, password: str, invite: str = "") -> None:
         """Make an account."""
         return self._with(lambda client: client.register(name, password, invite))

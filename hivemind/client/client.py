@@ -261,6 +261,23 @@ class Client:
             if not cursor:
                 return
 
+    async def drain_node(self, node: str) -> NodeView:
+        """Have the node of this id or name given nothing more; what it runs goes on."""
+        self._connection.require_token()
+        return await self._connection.call(lambda channel: NodesClient(channel).drain(node))
+
+    async def resume_node(self, node: str) -> NodeView:
+        """Have it given work again."""
+        self._connection.require_token()
+        return await self._connection.call(lambda channel: NodesClient(channel).resume(node))
+
+    async def forget_node(self, node: str) -> str:
+        """Strike it off the pool's list, and run elsewhere what it runs; its id."""
+        self._connection.require_token()
+        return await self._connection.call(
+            lambda channel: NodesClient(channel).forget(node), repeatable=False
+        )
+
     # --- accounts -------------------------------------------------------------------------------
 
     async def register(self, name: str, password: str, invite: str = "") -> None:

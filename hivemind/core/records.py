@@ -266,6 +266,8 @@ class Node:
     enrolled_at: float
     last_seen_at: float = 0.0
     trust: int = 50
+    is_drained: bool = False
+    """Its owner wants it to be given nothing more, until it is resumed."""
 
 
 @attrs.frozen(kw_only=True)

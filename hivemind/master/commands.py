@@ -214,7 +214,7 @@ def join(turn: Turn, node_id: str, hello: Hello) -> Joined:
                 task_id,
                 NodeLost(attempt=attempt.number, detail=f"node {node.name} came back without it"),
             )
-    turn.join_fleet(node, hello.capabilities, draining=hello.draining)
+    turn.join_fleet(node, hello.capabilities, draining=hello.draining or node.is_drained)
     return Joined(
         wanted=tuple(ref for ref in hello.held if ref in wanted),
         unwanted=tuple(ref for ref in hello.held if ref not in wanted),
@@ -230,6 +230,41 @@ def set_away(turn: Turn, node_id: str) -> None:
 def set_draining(turn: Turn, node_id: str, *, draining: bool) -> None:
     """A node takes nothing more, or does again."""
     turn.set_draining(node_id, draining=draining)
+
+
+def drain(turn: Turn, node_id: str, *, is_drained: bool) -> None:
+    """Somebody who may do so wants the node given nothing more, or again; for good.
+
+    Raises NamedFault: it was forgotten, or is not here to be drained.
+    """
+    node = _known_node(turn, node_id)
+    if is_drained and node_id not in turn.cluster.fleet:
+        raise NamedFault(
+            ErrorCode.NODE_OFFLINE,
+            f"node {node.name} is away, so nothing of it can be drained; start its worker, or "
+            f"`hivemind node forget {node_id}`",
+        )
+    turn.put_node(attrs.evolve(node, is_drained=is_drained))
+    turn.set_draining(node_id, draining=is_drained)
+
+
+def forget(turn: Turn, node_id: str) -> None:
+    """The node is of this pool no more: what it runs is lost, and run elsewhere.
+
+    Raises NamedFault: it was forgotten already.
+    """
+    node = _known_node(turn, node_id)
+    detail = f"node {node.name} was forgotten"
+    _lose_all(turn, node_id, detail)
+    turn.leave_fleet(node_id)
+    turn.forget_node(node_id)
+
+
+def _known_node(turn: Turn, node_id: str) -> Node:
+    node = turn.node(node_id)
+    if node is None:
+        raise NamedFault(ErrorCode.NODE_NOT_FOUND, f"node {node_id} is not of this pool any more")
+    return node
 
 
 def end_attempt(turn: Turn, node_id: str, ref: AttemptRef, ending: Ending) -> None:
@@ -252,6 +287,12 @@ def lose(turn: Turn, node_id: str, detail: str) -> int:
     state = turn.cluster.fleet.nodes.get(node_id)
     if state is not None and state.connected:
         return 0
+    lost = _lose_all(turn, node_id, detail)
+    turn.leave_fleet(node_id)
+    return lost
+
+
+def _lose_all(turn: Turn, node_id: str, detail: str) -> int:
     lost = 0
     for task_id in tuple(turn.cluster.on_node.get(node_id, ())):
         attempt = turn.attempt(task_id)
@@ -260,7 +301,6 @@ def lose(turn: Turn, node_id: str, detail: str) -> int:
             continue
         turn.step(task_id, NodeLost(attempt=attempt.number, detail=detail))
         lost += 1
-    turn.leave_fleet(node_id)
     return lost
 
 

@@ -185,6 +185,8 @@ class Links:
         if self._sessions.get(node_id) is not session:
             return
         del self._sessions[node_id]
+        if node_id not in self._tools.reactor.cluster.nodes:
+            return  # It was forgotten, and what it had is lost already.
         lease = self._leases.get(node_id)
         if lease is None or session.is_welcome:
             self._begin_lease(node_id, trio.current_time() + self._tools.rules().lease_s)

@@ -65,6 +65,7 @@ class Turn:
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._accounts: dict[str, Account] = {}
         self._nodes: dict[str, Node] = {}
+        self._forgotten: dict[str, None] = {}
         self._join_tokens: dict[bytes, JoinToken] = {}
         self._revoked: dict[str, RevokedToken] = {}
         self._facts: dict[str, bytes] = {}
@@ -92,6 +93,8 @@ class Turn:
 
     def node(self, node_id: str) -> Node | None:
         """The node as this turn has it."""
+        if node_id in self._forgotten:
+            return None
         return self._nodes.get(node_id) or self.cluster.nodes.get(node_id)
 
     def join_token(self, digest: bytes) -> JoinToken | None:
@@ -115,7 +118,9 @@ class Turn:
         for nodes in (self._nodes, self.cluster.nodes):
             for node in nodes.values():
                 if node.public_key == public_key:
-                    return self.node(node.id)
+                    known = self.node(node.id)
+                    if known is not None:
+                        return known
         return None
 
     def nodes_of(self, account: str) -> int:
@@ -174,6 +179,10 @@ class Turn:
     def put_node(self, node: Node) -> None:
         """A new or changed node."""
         self._set(self._nodes, node.id, node)
+
+    def forget_node(self, node_id: str) -> None:
+        """Strike the node off the pool's list. Its id is never given out again."""
+        self._set(self._forgotten, node_id, None)
 
     def put_join_token(self, token: JoinToken) -> None:
         """A new or used one-time secret."""
@@ -282,7 +291,8 @@ class Turn:
             attempts=tuple(self._attempts.values()),
             results=tuple(self._results),
             accounts=tuple(self._accounts.values()),
-            nodes=tuple(self._nodes.values()),
+            nodes=tuple(n for n in self._nodes.values() if n.id not in self._forgotten),
+            forgotten_nodes=tuple(self._forgotten),
             join_tokens=tuple(self._join_tokens.values()),
             revoked_tokens=tuple(self._revoked.values()),
             facts=self._facts,
@@ -306,6 +316,8 @@ class Turn:
                 cluster.queue.forget(task.id)
         cluster.accounts.update(self._accounts)
         cluster.nodes.update(self._nodes)
+        for node_id in self._forgotten:
+            cluster.nodes.pop(node_id, None)
         cluster.facts.update(self._facts)
         if self._revoked or self._join_tokens:
             cluster.put_secrets(self._revoked.values(), self._join_tokens.values(), self.now)

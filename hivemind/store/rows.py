@@ -182,20 +182,22 @@ def account_of(row: Row) -> Account:
     )
 
 
-NODE_COLUMNS = ("id", "account", "name", "public_key", "enrolled_at", "last_seen_at", "trust")
+NODE_COLUMNS = (
+    "id", "account", "name", "public_key", "enrolled_at", "last_seen_at", "trust", "is_drained",
+)  # fmt: skip
 
 
 def node_row(node: Node) -> Row:
     """A node's row."""
     return (
         node.id, node.account, node.name, node.public_key, node.enrolled_at, node.last_seen_at,
-        node.trust,
+        node.trust, int(node.is_drained),
     )  # fmt: skip
 
 
 def node_of(row: Row) -> Node:
     """The node of a row."""
-    id_, account, name, public_key, enrolled_at, last_seen_at, trust = row
+    id_, account, name, public_key, enrolled_at, last_seen_at, trust, is_drained = row
     return Node(
         id=id_,
         account=account,
@@ -204,6 +206,7 @@ def node_of(row: Row) -> Node:
         enrolled_at=enrolled_at,
         last_seen_at=last_seen_at,
         trust=trust,
+        is_drained=bool(is_drained),
     )
 
 

@@ -112,6 +112,8 @@ async def test_one_bad_command_harms_no_other_of_its_turn(store: GatedStore) -> 
         turn.put_fact("evil", b"yes")
         commands.join(turn, "n1", hello(99))
         commands.lose(turn, "n2", "a lie")
+        commands.drain(turn, "n1", is_drained=True)
+        commands.forget(turn, "n1")
         commands.stop(turn, "old", "mallory")
         submit("evil")(turn)
         turn.plan(10)
@@ -210,6 +212,8 @@ def everything(reactor: Reactor) -> list[Any]:
         lambda turn: commands.lose(turn, "n2", "silence"),
         lambda turn: commands.set_draining(turn, "n1", draining=True),
         lambda turn: commands.enrol(turn, node("n9"), None),
+        lambda turn: commands.drain(turn, "n3", is_drained=True),
+        lambda turn: commands.forget(turn, "n1"),
         lambda turn: commands.register(turn, account("zoe"), None),
     ]
 

@@ -23,6 +23,8 @@ __all__ = (
     "DownloadRequest",
     "DownloadResponse",
     "Drain",
+    "DrainNodeRequest",
+    "DrainNodeResponse",
     "Ending",
     "EnrolRequest",
     "EnrolResponse",
@@ -33,6 +35,8 @@ __all__ = (
     "FinishWithResultRequest",
     "FinishWithResultResponse",
     "Finished",
+    "ForgetNodeRequest",
+    "ForgetNodeResponse",
     "GetRequest",
     "GetResponse",
     "Hello",
@@ -58,6 +62,8 @@ __all__ = (
     "Refused",
     "Renewed",
     "Requirements",
+    "ResumeNodeRequest",
+    "ResumeNodeResponse",
     "Started",
     "StopRequest",
     "StopResponse",
@@ -501,6 +507,26 @@ default_message_pool.register_message("hivemind.v1", "Drain", Drain)
 
 
 @dataclass(eq=False, repr=False)
+class DrainNodeRequest(betterproto2.Message):
+    """
+    A node is named by its id, or by its name where the caller has one node of that name.
+    """
+
+    node: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("hivemind.v1", "DrainNodeRequest", DrainNodeRequest)
+
+
+@dataclass(eq=False, repr=False)
+class DrainNodeResponse(betterproto2.Message):
+    node: "NodeView | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+
+
+default_message_pool.register_message("hivemind.v1", "DrainNodeResponse", DrainNodeResponse)
+
+
+@dataclass(eq=False, repr=False)
 class Ending(betterproto2.Message):
     outcome: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
@@ -639,6 +665,22 @@ class FinishWithResultResponse(betterproto2.Message):
 default_message_pool.register_message(
     "hivemind.v1", "FinishWithResultResponse", FinishWithResultResponse
 )
+
+
+@dataclass(eq=False, repr=False)
+class ForgetNodeRequest(betterproto2.Message):
+    node: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("hivemind.v1", "ForgetNodeRequest", ForgetNodeRequest)
+
+
+@dataclass(eq=False, repr=False)
+class ForgetNodeResponse(betterproto2.Message):
+    node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("hivemind.v1", "ForgetNodeResponse", ForgetNodeResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -967,6 +1009,22 @@ class Requirements(betterproto2.Message):
 
 
 default_message_pool.register_message("hivemind.v1", "Requirements", Requirements)
+
+
+@dataclass(eq=False, repr=False)
+class ResumeNodeRequest(betterproto2.Message):
+    node: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+
+
+default_message_pool.register_message("hivemind.v1", "ResumeNodeRequest", ResumeNodeRequest)
+
+
+@dataclass(eq=False, repr=False)
+class ResumeNodeResponse(betterproto2.Message):
+    node: "NodeView | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+
+
+default_message_pool.register_message("hivemind.v1", "ResumeNodeResponse", ResumeNodeResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -1627,6 +1685,66 @@ class NodesStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
+    async def drain_node(
+        self,
+        message: "DrainNodeRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "DrainNodeResponse":
+        """
+        The node is given nothing more, until it is resumed; what it runs goes on.
+        """
+
+        return await self._unary_unary(
+            "/hivemind.v1.Nodes/DrainNode",
+            message,
+            DrainNodeResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def resume_node(
+        self,
+        message: "ResumeNodeRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "ResumeNodeResponse":
+
+        return await self._unary_unary(
+            "/hivemind.v1.Nodes/ResumeNode",
+            message,
+            ResumeNodeResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def forget_node(
+        self,
+        message: "ForgetNodeRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "ForgetNodeResponse":
+        """
+        The node is of the pool no more: what it runs is run elsewhere, and its worker must enrol anew.
+        """
+
+        return await self._unary_unary(
+            "/hivemind.v1.Nodes/ForgetNode",
+            message,
+            ForgetNodeResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
 
 class TasksStub(betterproto2_grpclib.ServiceStub):
     async def submit(
@@ -2008,12 +2126,54 @@ class NodesBase(betterproto2_grpclib.ServiceBase):
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
+    async def drain_node(self, message: "DrainNodeRequest") -> "DrainNodeResponse":
+        """
+        The node is given nothing more, until it is resumed; what it runs goes on.
+        """
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def resume_node(self, message: "ResumeNodeRequest") -> "ResumeNodeResponse":
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def forget_node(self, message: "ForgetNodeRequest") -> "ForgetNodeResponse":
+        """
+        The node is of the pool no more: what it runs is run elsewhere, and its worker must enrol anew.
+        """
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def __rpc_list_nodes(
         self, stream: "grpclib.server.Stream[ListNodesRequest, ListNodesResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
         response = await self.list_nodes(request)
+        await stream.send_message(response)
+
+    async def __rpc_drain_node(
+        self, stream: "grpclib.server.Stream[DrainNodeRequest, DrainNodeResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.drain_node(request)
+        await stream.send_message(response)
+
+    async def __rpc_resume_node(
+        self, stream: "grpclib.server.Stream[ResumeNodeRequest, ResumeNodeResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.resume_node(request)
+        await stream.send_message(response)
+
+    async def __rpc_forget_node(
+        self, stream: "grpclib.server.Stream[ForgetNodeRequest, ForgetNodeResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.forget_node(request)
         await stream.send_message(response)
 
     def __mapping__(self) -> "dict[str, grpclib.const.Handler]":
@@ -2023,6 +2183,24 @@ class NodesBase(betterproto2_grpclib.ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 ListNodesRequest,
                 ListNodesResponse,
+            ),
+            "/hivemind.v1.Nodes/DrainNode": grpclib.const.Handler(
+                self.__rpc_drain_node,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                DrainNodeRequest,
+                DrainNodeResponse,
+            ),
+            "/hivemind.v1.Nodes/ResumeNode": grpclib.const.Handler(
+                self.__rpc_resume_node,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                ResumeNodeRequest,
+                ResumeNodeResponse,
+            ),
+            "/hivemind.v1.Nodes/ForgetNode": grpclib.const.Handler(
+                self.__rpc_forget_node,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                ForgetNodeRequest,
+                ForgetNodeResponse,
             ),
         }
 
