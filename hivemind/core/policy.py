@@ -131,6 +131,8 @@ class PoolRules:
     token_ttl_s: float = 86400.0
     node_token_ttl_s: float = 600.0
     join_token_ttl_s: float = 3600.0
+    retention_s: float = math.inf
+    """How long an ended task is kept, with all that is its. Infinite: for good."""
     payload_bytes: int = 100_000_000
     """The most that a program, an archive or a standard input may be."""
     uploads_in_flight_bytes: int = 8_000_000_000

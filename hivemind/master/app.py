@@ -24,6 +24,7 @@ from hivemind.master.nodes import Nodes
 from hivemind.master.output import OutputFolder
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
+from hivemind.master.retention import Retention
 from hivemind.master.secrets import OneTimeSecrets
 from hivemind.master.session import SessionTools
 from hivemind.master.tasks import Tasks
@@ -263,6 +264,7 @@ class Master:
             Service(name="reactor", run=self.reactor.run),
             Service(name="founding", run=self._found, restart=Restart.TEMPORARY),
             Service(name="links", run=self._links.run),
+            Service(name="retention", run=self._keep_no_longer),
             Service(name="server", run=self._serve),
         )
 
@@ -277,6 +279,20 @@ class Master:
         self._drained.set()
         # Drained: nothing is left to serve, and the owner is about to leave.
         await trio.sleep_forever()
+
+    async def _keep_no_longer(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        retention = Retention(
+            self.reactor,
+            self._store,
+            output=self._output,
+            blobs=self._blobs,
+            rules=self.rules,
+            clock=time.time,
+        )
+        task_status.started()
+        await retention.run()
 
     async def _found(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

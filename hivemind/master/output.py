@@ -4,7 +4,9 @@ A file is a row of frames: stream (1 byte), time (8, seconds since the epoch), l
 Followers read the file, woken by appends; so a slow one holds nothing up and costs no memory.
 """
 
+import contextlib
 import os
+import shutil
 import struct
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -156,6 +158,10 @@ class OutputFolder:
         )
         self._opening: dict[tuple[str, int], trio.Event] = {}
 
+    async def remove(self, task_id: str) -> None:
+        """Remove what is there of a task that has ended; none of it is no error."""
+        await trio.to_thread.run_sync(_remove_folder, self._root / task_id)
+
     async def log(self, task_id: str, attempt: int) -> OutputLog:
         """The attempt's log, empty where nothing was written yet.
 
@@ -221,6 +227,11 @@ def _sync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _remove_folder(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def _measure(path: Path) -> _Extent:

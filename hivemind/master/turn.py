@@ -1,6 +1,6 @@
 """One turn of the reactor: changes to copies, to be committed and published, or dropped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import attrs
@@ -71,6 +71,8 @@ class Turn:
         self._facts: dict[str, bytes] = {}
         self._new_tasks: list[NewTask] = []
         self._results: list[ResultBlob] = []
+        self._removed_tasks: list[str] = []
+        self._stale_before = 0.0
         self._bars: list[_Barred] = []
         self._lifted: list[str] = []
         self._undo: list[Callable[[], object]] = []
@@ -196,6 +198,18 @@ class Turn:
         """One of the cluster's own values."""
         self._set(self._facts, name, value)
 
+    def remove_ended(self, task_ids: Iterable[str], *, stale_before: float) -> None:
+        """Ended tasks, and secrets that expired before then, that need not be kept any more."""
+        for task_id in task_ids:
+            self._append(self._removed_tasks, task_id)
+        old = self._stale_before
+
+        def undo() -> None:
+            self._stale_before = old
+
+        self._undo.append(undo)
+        self._stale_before = max(old, stale_before)
+
     def plan(self, limit: int) -> int:
         """Give waiting tasks to nodes that have room. Returns how many were given, at most
         ``limit``; where it is the limit, more may wait.
@@ -296,6 +310,8 @@ class Turn:
             join_tokens=tuple(self._join_tokens.values()),
             revoked_tokens=tuple(self._revoked.values()),
             facts=self._facts,
+            removed_tasks=tuple(self._removed_tasks),
+            stale_before=self._stale_before,
         )
 
     @property

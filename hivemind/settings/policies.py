@@ -169,6 +169,7 @@ POOL_KEYS: Mapping[str, Key] = {
     "token_ttl_s": Key(read=values.some_duration),
     "node_token_ttl_s": Key(read=values.some_duration),
     "join_token_ttl_s": Key(read=values.some_duration),
+    "retention_s": Key(read=values.limited_duration),
     "payload_bytes": Key(read=values.some_size),
     "uploads_in_flight_bytes": Key(read=values.some_size),
     "queue_per_account": Key(read=values.at_least_one),

@@ -108,6 +108,10 @@ class Store(Protocol):
         """
         ...
 
+    async def ended_before(self, at: float, *, limit: int) -> tuple[Task, ...]:
+        """At most ``limit`` (1 to 10 000) tasks that had ended by then, the longest ago first."""
+        ...
+
     async def find_task(
         self, account: str, *, client_id: str | None = None, client_key: str | None = None
     ) -> Task | None:

@@ -54,6 +54,11 @@ class Changes:
     revoked_tokens: tuple[RevokedToken, ...] = ()
     facts: Mapping[str, bytes] = attrs.field(factory=dict)
     """Single values by name, such as the cluster's epoch and the signing key."""
+    removed_tasks: tuple[str, ...] = ()
+    """Ids of ended tasks whose time of keeping is over: they go with their attempts, inputs and
+    results. One that is unknown is no error, and one that has not ended stays."""
+    stale_before: float = 0.0
+    """One-time secrets and revocations that expired before this are removed."""
 
     @property
     def is_empty(self) -> bool:
@@ -76,6 +81,8 @@ class Changes:
             join_tokens=self.join_tokens + later.join_tokens,
             revoked_tokens=self.revoked_tokens + later.revoked_tokens,
             facts={**self.facts, **later.facts},
+            removed_tasks=self.removed_tasks + later.removed_tasks,
+            stale_before=max(self.stale_before, later.stale_before),
         )
 
 

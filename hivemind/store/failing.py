@@ -98,6 +98,10 @@ class FailingStore:
         """See ``Store.tasks``."""
         return await self._inner.tasks(account=account, states=states, cursor=cursor, limit=limit)
 
+    async def ended_before(self, at: float, *, limit: int) -> tuple[Task, ...]:
+        """See ``Store.ended_before``."""
+        return await self._inner.ended_before(at, limit=limit)
+
     async def find_task(
         self, account: str, *, client_id: str | None = None, client_key: str | None = None
     ) -> Task | None:

@@ -31,6 +31,8 @@ from hivemind.store.changes import Changes, NewTask, Snapshot, StoredSpec, TaskP
 class _Tables:
     tasks: dict[str, Task] = attrs.field(factory=dict)
     """In the order of submission: a later record of a task keeps its place."""
+    seqs: dict[str, int] = attrs.field(factory=dict)
+    """The place of every task in that order, of removed ones too: none is given out again."""
     specs: dict[str, StoredSpec] = attrs.field(factory=dict)
     attempts: dict[tuple[str, int], Attempt] = attrs.field(factory=dict)
     results: dict[tuple[str, int], Blob] = attrs.field(factory=dict)
@@ -123,10 +125,12 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         before = parse_cursor(cursor)
         check_limit(limit)
-        numbered = list(enumerate(self._tables.tasks.values(), start=1))
+        tables = self._tables
         found = [
             (number, task)
-            for number, task in reversed(numbered)
+            for number, task in (
+                (tables.seqs[id_], task) for id_, task in reversed(tables.tasks.items())
+            )
             if number < before
             and (account is None or task.account == account)
             and (states is None or task.state in states)
@@ -135,6 +139,18 @@ class MemoryStore:
             tasks=tuple(task for _, task in found[:limit]),
             next_cursor=str(found[limit - 1][0]) if len(found) > limit else None,
         )
+
+    async def ended_before(self, at: float, *, limit: int) -> tuple[Task, ...]:
+        """See ``Store.ended_before``."""
+        await trio.lowlevel.checkpoint()
+        check_limit(limit)
+        ended = [
+            (task.finished_at, task)
+            for task in self._tables.tasks.values()
+            if task.finished_at is not None and task.finished_at < at
+        ]
+        ended.sort(key=lambda pair: pair[0])
+        return tuple(task for _, task in ended[:limit])
 
     async def find_task(
         self, account: str, *, client_id: str | None = None, client_key: str | None = None
@@ -197,6 +213,27 @@ def _apply(tables: _Tables, changes: Changes) -> None:
     for name, value in changes.facts.items():
         _check((name, value))
         tables.facts[name] = value
+    for id_ in changes.removed_tasks:
+        known = tables.tasks.get(id_)
+        if known is not None and known.state.is_end:
+            _remove_task(tables, id_)
+    _remove_stale(tables, changes.stale_before)
+
+
+def _remove_task(tables: _Tables, id_: str) -> None:
+    del tables.tasks[id_]
+    tables.specs.pop(id_, None)
+    tables.attempts = {key: one for key, one in tables.attempts.items() if key[0] != id_}
+    tables.results = {key: one for key, one in tables.results.items() if key[0] != id_}
+
+
+def _remove_stale(tables: _Tables, before: float) -> None:
+    tables.join_tokens = {
+        key: one for key, one in tables.join_tokens.items() if one.expires_at >= before
+    }
+    tables.revoked_tokens = {
+        key: one for key, one in tables.revoked_tokens.items() if one.expires_at >= before
+    }
 
 
 def _insert_task(tables: _Tables, new: NewTask) -> None:
@@ -220,6 +257,7 @@ def _insert_task(tables: _Tables, new: NewTask) -> None:
                 existing=existing.id,
             )
     tables.tasks[task.id] = task
+    tables.seqs[task.id] = len(tables.seqs) + 1
     tables.specs[task.id] = StoredSpec(spec=new.spec, payload=new.payload, stdin=new.stdin)
 
 

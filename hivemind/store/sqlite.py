@@ -111,6 +111,12 @@ class SqliteStore:
         with _reading():
             return await self._reader.read(statements.read_page, account, states, before_seq, limit)
 
+    async def ended_before(self, at: float, *, limit: int) -> tuple[Task, ...]:
+        """See ``Store.ended_before``."""
+        check_limit(limit)
+        with _reading():
+            return await self._reader.run(statements.read_ended_before, at, limit)
+
     async def find_task(
         self, account: str, *, client_id: str | None = None, client_key: str | None = None
     ) -> Task | None:

@@ -68,6 +68,18 @@ SELECT_BY_CLIENT_ID = (
 SELECT_BY_CLIENT_KEY = (
     f"SELECT {_TASK} FROM task WHERE account = ? AND client_key = ? AND client_key <> ''"  # noqa: S608
 )
+SELECT_ENDED_BEFORE = (
+    f"SELECT {_TASK} FROM task WHERE finished_at IS NOT NULL AND finished_at < ?"  # noqa: S608
+    " ORDER BY finished_at LIMIT ?"
+)
+_IF_ENDED = f"IN (SELECT id FROM task WHERE id = ? AND state NOT IN ({_UNFINISHED}))"  # noqa: S608
+REMOVE_TASK = (
+    f"DELETE FROM result WHERE task_id {_IF_ENDED}",  # noqa: S608
+    f"DELETE FROM attempt WHERE task_id {_IF_ENDED}",  # noqa: S608
+    f"DELETE FROM task_input WHERE task_id {_IF_ENDED}",  # noqa: S608
+    f"DELETE FROM task WHERE id {_IF_ENDED}",  # noqa: S608
+)
+"""What hangs on a task goes before it."""
 SELECT_ATTEMPTS = (
     f"SELECT {', '.join(rows.ATTEMPT_COLUMNS)} FROM attempt WHERE task_id = ? ORDER BY number"  # noqa: S608
 )
@@ -116,6 +128,15 @@ def write(connection: apsw.Connection, changes: Changes) -> None:
         )
     if changes.facts:
         connection.executemany(UPSERT_FACT, changes.facts.items())
+    if changes.removed_tasks:
+        for statement in REMOVE_TASK:
+            connection.executemany(statement, ((id_,) for id_ in changes.removed_tasks))
+    if changes.stale_before:
+        for table in ("join_token", "revoked_token"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE expires_at < ?",  # noqa: S608
+                (changes.stale_before,),
+            )
 
 
 def _insert_task(connection: apsw.Connection, new: NewTask) -> None:
@@ -206,6 +227,11 @@ def read_spec(connection: apsw.Connection, task_id: str) -> StoredSpec | None:
 def read_task(connection: apsw.Connection, task_id: str) -> Task | None:
     """A task by its id."""
     return _one_task(connection, SELECT_TASK, (task_id,))
+
+
+def read_ended_before(connection: apsw.Connection, at: float, limit: int) -> tuple[Task, ...]:
+    """The tasks that ended longest ago; see ``Store.ended_before``."""
+    return tuple(map(rows.task_of, connection.execute(SELECT_ENDED_BEFORE, (at, limit))))
 
 
 def find_task(

@@ -22,6 +22,8 @@ def filled() -> Changes:
         join_tokens=(JoinToken(digest=b"d", account="ann", purpose="join", expires_at=1),),
         revoked_tokens=(RevokedToken(token_id="r", expires_at=1),),
         facts={"epoch": b"1"},
+        removed_tasks=("over",),
+        stale_before=5.0,
     )
 
 
@@ -37,9 +39,10 @@ def test_merging_loses_nothing_and_nothing_is_neutral() -> None:
     later = attrs.evolve(filled(), facts={"epoch": b"2", "key": b"k"})
     merged = filled().merge(later)
     for field in attrs.fields(Changes):
-        if field.name != "facts":
+        if field.name not in {"facts", "stale_before"}:
             assert len(getattr(merged, field.name)) == 2
     assert merged.facts == {"epoch": b"2", "key": b"k"}
+    assert filled().merge(attrs.evolve(filled(), stale_before=4.0)).stale_before == 5.0
 
 
 async def state_after(*turns: Changes) -> object:
