@@ -140,4 +140,4 @@ class PoolRules:
     queue_per_account: int = 100_000
     """How many unfinished tasks an account may have."""
     logins_per_minute: int = 10
-    """By account and by peer address."""
+    """From one address; for one account ten times as many."""

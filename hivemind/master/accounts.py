@@ -17,6 +17,10 @@ from hivemind.rpc.auth import Principal
 from hivemind.rpc.contract.faults import NamedFault, denied, invalid
 from hivemind.rpc.errors import ErrorCode
 
+_ADDRESSES_PER_ACCOUNT = 10
+"""For so many addresses' worth of tries an account takes logins, from wherever they come: one
+stranger alone cannot keep its owner out, and many together still guess slowly."""
+
 
 class Accounts:
     """See ``rpc.contract.accounts.AccountHandlers``."""
@@ -79,7 +83,7 @@ class Accounts:
         NamedFault or CallRefused.
         """
         self._rates.check("login from", peer.rpartition(":")[0])
-        self._rates.check("login to", name[:64])
+        self._rates.check("login to", name[:64], times=_ADDRESSES_PER_ACCOUNT)
         account = self._reactor.cluster.accounts.get(name)
         stored = account.password_hash if account is not None else ""
         matches = len(password.encode()) <= MAX_PASSWORD_BYTES and await self._passwords.matches(
