@@ -22,6 +22,7 @@ from hivemind.master.founding import found
 from hivemind.master.links import Links
 from hivemind.master.nodes import Nodes
 from hivemind.master.output import OutputFolder
+from hivemind.master.public_tasks import PublicTasks
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
 from hivemind.master.retention import Retention
@@ -35,6 +36,11 @@ from hivemind.rpc.contract.accounts import serve_accounts, serve_users
 from hivemind.rpc.contract.link import OPEN_METHODS as OPEN_LINK_METHODS
 from hivemind.rpc.contract.link import serve_link
 from hivemind.rpc.contract.nodes import serve_nodes
+from hivemind.rpc.contract.public_tasks import (
+    MESSAGE_TOKENS,
+    SPOOLED_FIELDS,
+    PublicTaskCalls,
+)
 from hivemind.rpc.contract.serving import Servable, with_reflection
 from hivemind.rpc.contract.tasks import serve_tasks
 from hivemind.rpc.health import Health
@@ -137,6 +143,7 @@ class Master:
             budget=ByteBudget(self.rules().uploads_in_flight_bytes),
             max_bytes=self.rules().payload_bytes,
         )
+        self._uploads = Uploads(self._blobs, self._spool, lambda: self.rules().payload_bytes)
         self._links = self._make_links()
         self._tasks = self._make_tasks()
         self._health = Health()
@@ -209,7 +216,7 @@ class Master:
             self._store,
             profiles=lambda: self._policies.profiles,
             rules=self.rules,
-            uploads=Uploads(self._blobs, self._spool, lambda: self.rules().payload_bytes),
+            uploads=self._uploads,
             blobs=self._blobs,
             output=self._output,
             bells=self.bells,
@@ -237,13 +244,28 @@ class Master:
             serve_users(accounts),
             serve_accounts(accounts),
             serve_tasks(self._tasks),
+            PublicTaskCalls(
+                PublicTasks(
+                    self.reactor,
+                    self._store,
+                    self._tasks,
+                    uploads=self._uploads,
+                    output=self._output,
+                )
+            ),
             serve_nodes(Nodes(self.reactor, self._links, rules=self.rules)),
             serve_link(self._links),
             self._health,
         ]
         return Server(
             with_reflection(services),
-            authenticator=Authenticator(open_methods=OPEN_METHODS, verify=self._authority.verify),
+            authenticator=Authenticator(
+                open_methods=OPEN_METHODS,
+                verify=self._authority.verify,
+                message_tokens=MESSAGE_TOKENS,
+            ),
+            spool=self._spool,
+            spooled=SPOOLED_FIELDS,
             tls=None if self._tls is None else self._tls.context,
         )
 

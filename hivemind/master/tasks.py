@@ -47,7 +47,7 @@ from hivemind.master.bell import Bell, Bells
 from hivemind.master.output import Follower, OutputFolder
 from hivemind.master.reactor import Reactor
 from hivemind.master.results import ResultParts, result_pieces
-from hivemind.master.uploads import Uploads
+from hivemind.master.uploads import Uploaded, Uploads
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.contract.faults import (
     NamedFault,
@@ -58,7 +58,7 @@ from hivemind.rpc.contract.faults import (
     unavailable,
 )
 from hivemind.rpc.contract.specs import encode_spec
-from hivemind.rpc.errors import ErrorCode
+from hivemind.rpc.errors import CallRefused, ErrorCode
 from hivemind.store.api import BadCursor, DuplicateTask, Store
 from hivemind.store.blobs import BlobFolder
 from hivemind.store.changes import NewTask
@@ -122,30 +122,80 @@ class Tasks:
         )
         async with self._uploads.receive(chunks, with_stdin=submission.has_stdin) as uploaded:
             _check_payload(submission.kind, uploaded.payload.head)
-            new = NewTask(
-                task=task,
-                spec=encode_spec(spec),
-                payload=uploaded.payload.blob,
-                stdin=uploaded.stdin.blob,
-            )
-            most = self._rules().queue_per_account
-            made: Task | None = None
-            refusal = ""
+            return await self._take(task, spec, uploaded)
+
+    async def submit_upload(
+        self, owner: str, submission: Submission, uploaded: Uploaded
+    ) -> Submitted:
+        """As ``submit``, for bytes that are here already, and for an account that may be another's
+        than the caller's.
+
+        A submission with the id and the very bytes of a task of the account's is that task.
+        """
+        account = self._reactor.cluster.accounts[owner]
+        task, spec = self._draft(account, submission)
+        twin = await self._twin(task)
+        if twin is None:
             try:
-                made = await self._reactor.settle(
-                    lambda turn: commands.submit(turn, new, most_unfinished=most)
-                )
-            except DuplicateTask as error:
-                refusal = str(error)
-            if made is None:
-                known = await self._known(task)
-                if known is None:
-                    raise taken(refusal)
-                made = attrs.evolve(task, id=known.task_id)
-            if made.id != task.id:
-                await self._uploads.discard(uploaded.payload)
-                await self._uploads.discard(uploaded.stdin)
-                return Submitted(task_id=made.id, repeated=True)
+                return await self._take(task, spec, uploaded)
+            except CallRefused:
+                # Another upload of the same may have come first.
+                twin = await self._twin(task)
+                if twin is None:
+                    raise
+        if not await self._is_same(twin, uploaded.payload.blob):
+            raise taken(
+                f"your task {twin.id} has the id {task.client_id!a} and other bytes; choose another"
+                " id"
+            )
+        await self._uploads.discard(uploaded.payload)
+        return Submitted(task_id=twin.id, repeated=True)
+
+    async def _twin(self, task: Task) -> Task | None:
+        if not task.client_id:
+            return None
+        return await self._store.find_task(task.account, client_id=task.client_id)
+
+    async def _is_same(self, twin: Task, blob: Blob | None) -> bool:
+        stored = await self._store.spec(twin.id)
+        kept = None if stored is None else stored.payload
+        if kept is None or blob is None or kept.size != blob.size:
+            return False
+        async with (
+            self._blobs.open_read(kept) as chunks,
+            self._blobs.open_read(blob) as others,
+        ):
+            async for chunk in chunks:
+                if chunk != await anext(others, b""):
+                    return False
+        return True
+
+    async def _take(self, task: Task, spec: TaskSpec, uploaded: Uploaded) -> Submitted:
+        """Commit a task with its bytes. Raises CallRefused."""
+        new = NewTask(
+            task=task,
+            spec=encode_spec(spec),
+            payload=uploaded.payload.blob,
+            stdin=uploaded.stdin.blob,
+        )
+        most = self._rules().queue_per_account
+        made: Task | None = None
+        refusal = ""
+        try:
+            made = await self._reactor.settle(
+                lambda turn: commands.submit(turn, new, most_unfinished=most)
+            )
+        except DuplicateTask as error:
+            refusal = str(error)
+        if made is None:
+            known = await self._known(task)
+            if known is None:
+                raise taken(refusal)
+            made = attrs.evolve(task, id=known.task_id)
+        if made.id != task.id:
+            await self._uploads.discard(uploaded.payload)
+            await self._uploads.discard(uploaded.stdin)
+            return Submitted(task_id=made.id, repeated=True)
         return Submitted(task_id=task.id)
 
     def _draft(self, account: Account, submission: Submission) -> tuple[Task, TaskSpec]:
@@ -220,7 +270,7 @@ class Tasks:
 
     async def get(self, caller: Principal, task_id: str) -> TaskDetail:
         """A task with its attempts. Raises CallRefused."""
-        task = await self._find(caller, task_id)
+        task = await self.find(caller, task_id)
         return TaskDetail(task=task, attempts=await self._store.attempts(task.id))
 
     async def list(self, caller: Principal, query: ListQuery) -> TaskList:
@@ -243,19 +293,19 @@ class Tasks:
 
     async def explain(self, caller: Principal, task_id: str) -> Explanation:
         """Why the task is where it is. Raises CallRefused."""
-        task = await self._find(caller, task_id)
+        task = await self.find(caller, task_id)
         cluster = self._reactor.cluster
         return explain(task, cluster.fleet, cluster.queue, trio.current_time())
 
     async def stop(self, caller: Principal, task_id: str) -> Task:
         """Ask for the task's end; the wish is on disk when this returns. Raises CallRefused."""
-        task = await self._find(caller, task_id)
+        task = await self.find(caller, task_id)
         if task.state.is_end:
             return task
         stopped = await self._reactor.perform(
             lambda turn: commands.stop(turn, task.id, caller.account)
         )
-        return stopped if stopped is not None else await self._find(caller, task.id)
+        return stopped if stopped is not None else await self.find(caller, task.id)
 
     # --- watch and fetch ---
 
@@ -264,7 +314,7 @@ class Tasks:
 
         Output is read from its file, so a slow watcher holds nothing up. Raises CallRefused.
         """
-        found = await self._find(caller, query.task_id)
+        found = await self.find(caller, query.task_id)
         bell = Bell()
         with self._bells.hung(found.id, bell):
             number = query.attempt or max(found.attempt, 1)
@@ -297,11 +347,17 @@ class Tasks:
 
     async def download(self, caller: Principal, task_id: str) -> AsyncGenerator[bytes, None]:
         """The result's zip in pieces. Raises CallRefused for a task that has not ended."""
-        task = await self._find(caller, task_id)
+        task = await self.find(caller, task_id)
         if not task.state.is_end:
             raise not_now(
                 f"task {task.id} is {task.state}; wait for its end, then fetch its result"
             )
+        async with aclosing(self.result_pieces(task)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def result_pieces(self, task: Task) -> AsyncGenerator[bytes, None]:
+        """An ended task's result, the same bytes every time."""
         attempt = await self._newest_attempt(task)
         blob: Blob | None = None
         if attempt is not None:
@@ -333,7 +389,7 @@ class Tasks:
             raise _no_such_task(task_id)
         return task
 
-    async def _find(self, caller: Principal, task_id: str) -> Task:
+    async def find(self, caller: Principal, task_id: str) -> Task:
         """The task of this id, or the caller's task that it calls by this id.
 
         Raises CallRefused: there is none, or it is another account's.

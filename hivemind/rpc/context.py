@@ -9,6 +9,7 @@ from hivemind.rpc.errors import ErrorCode
 
 if TYPE_CHECKING:
     from hivemind.rpc.auth import Principal
+    from hivemind.rpc.reply import ReplyTail
     from hivemind.rpc.spool import SpoolFile
 
 
@@ -23,6 +24,7 @@ class CallContext:
     principal: "Principal | None" = None
     error_code: ErrorCode | None = None
     upload: "SpoolFile | None" = None
+    reply_tail: "ReplyTail | None" = None
 
     @property
     def owner(self) -> str | None:

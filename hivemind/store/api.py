@@ -1,5 +1,6 @@
 """What every store promises, and the errors that it raises."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -87,6 +88,10 @@ class Store(Protocol):
 
     async def attempts(self, task_id: str) -> tuple[Attempt, ...]:
         """Every attempt at a task, the first one first."""
+        ...
+
+    async def newest_nodes(self, task_ids: Sequence[str]) -> Mapping[str, str]:
+        """The node of each task's newest attempt, for those that have one; at most 10 000 ids."""
         ...
 
     async def result(self, task_id: str, attempt: int) -> Blob | None:

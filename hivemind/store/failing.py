@@ -1,7 +1,7 @@
 """A store whose commits fail where a test wants it: before they are applied, or right after."""
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -82,6 +82,10 @@ class FailingStore:
     async def attempts(self, task_id: str) -> tuple[Attempt, ...]:
         """See ``Store.attempts``."""
         return await self._inner.attempts(task_id)
+
+    async def newest_nodes(self, task_ids: Sequence[str]) -> Mapping[str, str]:
+        """See ``Store.newest_nodes``."""
+        return await self._inner.newest_nodes(task_ids)
 
     async def result(self, task_id: str, attempt: int) -> Blob | None:
         """See ``Store.result``."""

@@ -1,7 +1,7 @@
 """A store that forgets everything with the process: for tests, and the model for the real one."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 import trio
@@ -107,6 +107,16 @@ class MemoryStore:
             attempt for attempt in self._tables.attempts.values() if attempt.task_id == task_id
         )
         return tuple(sorted(found, key=lambda attempt: attempt.number))
+
+    async def newest_nodes(self, task_ids: Sequence[str]) -> Mapping[str, str]:
+        """See ``Store.newest_nodes``."""
+        await trio.lowlevel.checkpoint()
+        found = {}
+        for id_ in task_ids:
+            numbers = [number for task_id, number in self._tables.attempts if task_id == id_]
+            if numbers:
+                found[id_] = self._tables.attempts[id_, max(numbers)].node_id
+        return found
 
     async def result(self, task_id: str, attempt: int) -> Blob | None:
         """See ``Store.result``."""

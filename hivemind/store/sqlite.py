@@ -6,7 +6,7 @@ a commit for a listing.
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import apsw
@@ -91,6 +91,11 @@ class SqliteStore:
         """See ``Store.attempts``."""
         with _reading():
             return await self._reader.run(statements.read_attempts, task_id)
+
+    async def newest_nodes(self, task_ids: Sequence[str]) -> Mapping[str, str]:
+        """See ``Store.newest_nodes``."""
+        with _reading():
+            return await self._reader.run(statements.read_newest_nodes, tuple(task_ids))
 
     async def result(self, task_id: str, attempt: int) -> Blob | None:
         """See ``Store.result``."""

@@ -83,6 +83,7 @@ REMOVE_TASK = (
 SELECT_ATTEMPTS = (
     f"SELECT {', '.join(rows.ATTEMPT_COLUMNS)} FROM attempt WHERE task_id = ? ORDER BY number"  # noqa: S608
 )
+SELECT_NEWEST_NODE = "SELECT node_id FROM attempt WHERE task_id = ? ORDER BY number DESC LIMIT 1"
 SELECT_INPUT = (
     "SELECT spec, payload_size, payload_inline, payload_file, stdin_size, stdin_inline, stdin_file"
     " FROM task_input WHERE task_id = ?"
@@ -250,6 +251,16 @@ def _one_task(connection: apsw.Connection, query: str, keys: rows.Row) -> Task |
 def read_attempts(connection: apsw.Connection, task_id: str) -> tuple[Attempt, ...]:
     """Every attempt at a task, the first one first."""
     return tuple(map(rows.attempt_of, connection.execute(SELECT_ATTEMPTS, (task_id,))))
+
+
+def read_newest_nodes(connection: apsw.Connection, task_ids: tuple[str, ...]) -> dict[str, str]:
+    """The node of each task's newest attempt."""
+    found = {}
+    for id_ in task_ids:
+        row = connection.execute(SELECT_NEWEST_NODE, (id_,)).fetchone()
+        if row is not None:
+            found[id_] = row[0]
+    return found
 
 
 def read_files(connection: apsw.Connection) -> frozenset[str]:

@@ -135,6 +135,7 @@ async def everything(store: Store) -> list[object]:
     said: list[object] = [snapshot.pop("tasks"), snapshot.pop("attempts"), snapshot.pop("facts")]
     said += [sorted(records, key=repr) for records in snapshot.values()]
     said.append(await store.blob_files())
+    said.append(dict(await store.newest_nodes(IDS)))
     for at in (1.0, 2.0):
         said.append(sorted(await store.ended_before(at, limit=100), key=repr))
     for id_ in IDS:
