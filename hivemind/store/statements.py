@@ -8,7 +8,7 @@ from typing import Literal
 import apsw
 
 from hivemind.core.records import Attempt, Blob, Task, TaskState
-from hivemind.store import rows
+from hivemind.store import ledger_statements, rows
 from hivemind.store.api import CommitFailed, DuplicateTask
 from hivemind.store.changes import Changes, NewTask, ResultBlob, Snapshot, StoredSpec, TaskPage
 
@@ -116,6 +116,7 @@ def write(connection: apsw.Connection, changes: Changes) -> None:
         )
     if changes.facts:
         connection.executemany(UPSERT_FACT, changes.facts.items())
+    ledger_statements.write(connection, changes)
 
 
 def _insert_task(connection: apsw.Connection, new: NewTask) -> None:
@@ -192,6 +193,8 @@ def read_snapshot(connection: apsw.Connection, now: float) -> Snapshot:
             )
         ),
         facts=dict(select("fact", ("name", "value"))),
+        balances=ledger_statements.read_balances(connection),
+        escrows=ledger_statements.read_escrows(connection),
     )
 
 
