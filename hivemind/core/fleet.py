@@ -13,7 +13,7 @@ import attrs
 from hivemind.core.errors import CoreError
 from hivemind.core.records import Capabilities, Capacity, Requirements
 from hivemind.core.resources import NOTHING, Amounts, could_ever_fit, needed, offered
-from hivemind.core.trust import LEAST_TRUST, TrustLevel, effective_trust, level_of
+from hivemind.core.trust import LEAST_TRUST, TrustLevel, effective_trust
 
 
 class FleetError(CoreError):
@@ -55,6 +55,13 @@ class NodeState:
     trust: int = 50
     connected: bool = True
     draining: bool = False
+    effective_trust: int = attrs.field(init=False)
+    """What its trust counts as, given the isolation that it has."""
+
+    @effective_trust.default
+    def _count_trust(self) -> int:
+        whole = self.capabilities.has_whole_sandbox
+        return effective_trust(self.trust, has_whole_sandbox=whole)
 
     @property
     def capacity(self) -> Capacity:
@@ -72,15 +79,9 @@ class NodeState:
         return offered(self.capacity).minus(self.reserved)
 
     @property
-    def effective_trust(self) -> int:
-        """What its trust counts as, given the isolation that it has."""
-        whole = self.capabilities.has_whole_sandbox
-        return effective_trust(self.trust, has_whole_sandbox=whole)
-
-    @property
     def is_trusted_little(self) -> bool:
         """Whether others are to be given work first."""
-        return level_of(self.effective_trust) in {TrustLevel.LOW, TrustLevel.NONE}
+        return self.effective_trust < TrustLevel.NORMAL
 
     @property
     def is_schedulable(self) -> bool:
