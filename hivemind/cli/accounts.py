@@ -25,13 +25,18 @@ class _AccountCommands(LazyGroup):
         "login": "hivemind.cli.accounts:login",
         "logout": "hivemind.cli.accounts:logout",
         "whoami": "hivemind.cli.accounts:whoami",
+        "balance": "hivemind.cli.credits:balance",
+        "transfer": "hivemind.cli.credits:transfer",
+        "history": "hivemind.cli.credits:history",
         "invite": "hivemind.cli.accounts:invite",
+        "role": "hivemind.cli.accounts:role",
+        "rotate-keys": "hivemind.cli.accounts:rotate_keys",
     }
 
 
 @click.group(cls=_AccountCommands)
 def account() -> None:
-    """Make an account, log in and out, let others in."""
+    """Make an account, log in and out, see and give CPT, let others in."""
 
 
 @click.command(cls=Command)
@@ -117,6 +122,47 @@ def invite(ttl_s: float | None, as_json: bool) -> None:
 
     secret = with_client(lambda client: client.create_invite(ttl_s or 0.0))
     output_for(as_json).secret("invite", secret)
+
+
+@click.command(cls=Command)
+@click.argument("name", metavar="NAME")
+@click.argument("role", metavar="user|provider|admin")
+def role(name: str, role: str) -> None:
+    """Let an account do more, or less; for admins."""
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+    from hivemind.core.records import Role
+
+    if role not in set(Role):
+        raise click.UsageError(f"{role!a} is not a role: there are {', '.join(Role)}")
+    with_client(lambda client: client.set_role(name, Role(role)))
+    say(f"account {name} is {role} now")
+
+
+@click.command(name="rotate-keys", cls=Command)
+@click.option(
+    "--grace",
+    "grace_s",
+    type=DURATION,
+    help="How long tokens of the old key are still believed; 0 for not at all.",
+)
+def rotate_keys(grace_s: float | None) -> None:
+    """Have tokens signed with a new key from now on; for admins.
+
+    Whoever holds a token of the old key must log in again within the grace, if the token has not
+    expired before.
+    """
+    import time
+
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+
+    until = with_client(lambda client: client.rotate_keys(grace_s))
+    if until <= time.time():
+        say("tokens are signed with a new key; nobody believes the old ones, log in again")
+    else:
+        shown = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(until))
+        say(f"tokens are signed with a new key; the old ones are believed until {shown}")
 
 
 def _password(name: str, *, from_stdin: bool, is_new: bool) -> str:

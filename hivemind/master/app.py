@@ -16,12 +16,13 @@ from hivemind.core.policy import PoolRules, Profile
 from hivemind.core.records import Account, Task
 from hivemind.master.accounts import Accounts
 from hivemind.master.authority import Authority
-from hivemind.master.bell import Bells
+from hivemind.master.bell import Bell, Bells
 from hivemind.master.enrolment import Enroller
 from hivemind.master.founding import found
 from hivemind.master.links import Links
 from hivemind.master.nodes import Nodes
 from hivemind.master.output import OutputFolder
+from hivemind.master.payments import Payments
 from hivemind.master.public_tasks import PublicTasks
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
@@ -32,15 +33,14 @@ from hivemind.master.tasks import Tasks
 from hivemind.master.uploads import Uploads
 from hivemind.rpc.auth import Authenticator
 from hivemind.rpc.budget import ByteBudget
+from hivemind.rpc.contract.accounts import MESSAGE_TOKENS as ACCOUNT_TOKENS
 from hivemind.rpc.contract.accounts import serve_accounts, serve_users
+from hivemind.rpc.contract.credits import serve_credits
 from hivemind.rpc.contract.link import OPEN_METHODS as OPEN_LINK_METHODS
 from hivemind.rpc.contract.link import serve_link
 from hivemind.rpc.contract.nodes import serve_nodes
-from hivemind.rpc.contract.public_tasks import (
-    MESSAGE_TOKENS,
-    SPOOLED_FIELDS,
-    PublicTaskCalls,
-)
+from hivemind.rpc.contract.public_tasks import MESSAGE_TOKENS as TASK_TOKENS
+from hivemind.rpc.contract.public_tasks import SPOOLED_FIELDS, PublicTaskCalls
 from hivemind.rpc.contract.serving import Servable, with_reflection
 from hivemind.rpc.contract.tasks import serve_tasks
 from hivemind.rpc.health import Health
@@ -149,6 +149,7 @@ class Master:
         self._health = Health()
         self._server: Server | None = None
         self._drained = trio.Event()
+        self._rotated = Bell()
         self.reactor.on_published = self._publish
         self.reactor.on_reload = self._reload
 
@@ -239,9 +240,12 @@ class Master:
             clock=time.time,
             rates=self._rates,
             is_open=self._is_registration_open,
+            on_rotated=self._rotated.ring,
         )
+        payments = Payments(self.reactor, self._store, clock=time.time)
         services: list[Servable] = [
-            serve_users(accounts),
+            serve_users(accounts, payments),
+            serve_credits(payments),
             serve_accounts(accounts),
             serve_tasks(self._tasks),
             PublicTaskCalls(
@@ -262,7 +266,7 @@ class Master:
             authenticator=Authenticator(
                 open_methods=OPEN_METHODS,
                 verify=self._authority.verify,
-                message_tokens=MESSAGE_TOKENS,
+                message_tokens={**ACCOUNT_TOKENS, **TASK_TOKENS},
             ),
             spool=self._spool,
             spooled=SPOOLED_FIELDS,
@@ -325,7 +329,8 @@ class Master:
         task_status.started()
         wait_s = self.rules().token_ttl_s / 2
         while True:
-            await trio.sleep(wait_s)
+            with trio.move_on_after(wait_s):
+                await self._rotated.wait()
             try:
                 await self._write_credentials(admin)
                 wait_s = self.rules().token_ttl_s / 2

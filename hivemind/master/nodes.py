@@ -124,7 +124,7 @@ class Nodes:
             memory_bytes_reserved=state.reserved.memory_bytes,
             limits=capabilities.limits,
             sandbox=capabilities.sandbox,
-            trust=node.trust,
+            trust=state.effective_trust,
             last_seen_at=node.last_seen_at if quiet_s is None else self._clock() - quiet_s,
             hostname=capabilities.hostname,
             version=capabilities.version,

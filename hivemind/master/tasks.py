@@ -32,6 +32,7 @@ from hivemind.core.messages import (
     WatchQuery,
 )
 from hivemind.core.policy import PoolRules, Profile
+from hivemind.core.prices import Quote
 from hivemind.core.records import (
     Account,
     Attempt,
@@ -42,7 +43,7 @@ from hivemind.core.records import (
     TaskSpec,
     TaskState,
 )
-from hivemind.master import commands
+from hivemind.master import charging, commands
 from hivemind.master.bell import Bell, Bells
 from hivemind.master.output import Follower, OutputFolder
 from hivemind.master.reactor import Reactor
@@ -105,6 +106,12 @@ class Tasks:
 
     # --- submit ---
 
+    async def quote(self, caller: Principal, submission: Submission) -> Quote:
+        """What a task like this would cost; nothing is submitted. Raises CallRefused."""
+        account = self._reactor.cluster.accounts[caller.account]
+        task, _ = self._draft(account, submission)
+        return charging.quote_now(self._reactor.cluster, task, self._rules())
+
     async def submit(
         self, caller: Principal, submission: Submission, chunks: AsyncIterator[UploadChunk]
     ) -> Submitted:
@@ -114,7 +121,12 @@ class Tasks:
         known = await self._known(task)
         if known is not None:
             return known
-        # Looked at again in its turn; before it, so that nothing is uploaded in vain.
+        # Both are looked at again in its turn; before it, so that nothing is uploaded in vain.
+        most_ucpt = submission.ask.max_ucpt
+        offer = charging.quote_now(self._reactor.cluster, task, self._rules())
+        refusal = charging.refusal_of(offer, task, most_ucpt=most_ucpt)
+        if refusal is not None:
+            return await self._known_or_refused(task, refusal)
         commands.check_unfinished(
             account.name,
             self._reactor.cluster.unfinished_of[account.name],
@@ -122,7 +134,7 @@ class Tasks:
         )
         async with self._uploads.receive(chunks, with_stdin=submission.has_stdin) as uploaded:
             _check_payload(submission.kind, uploaded.payload.head)
-            return await self._take(task, spec, uploaded)
+            return await self._take(task, spec, uploaded, most_ucpt)
 
     async def submit_upload(
         self, owner: str, submission: Submission, uploaded: Uploaded
@@ -137,7 +149,7 @@ class Tasks:
         twin = await self._twin(task)
         if twin is None:
             try:
-                return await self._take(task, spec, uploaded)
+                return await self._take(task, spec, uploaded, submission.ask.max_ucpt)
             except CallRefused:
                 # Another upload of the same may have come first.
                 twin = await self._twin(task)
@@ -170,7 +182,9 @@ class Tasks:
                     return False
         return True
 
-    async def _take(self, task: Task, spec: TaskSpec, uploaded: Uploaded) -> Submitted:
+    async def _take(
+        self, task: Task, spec: TaskSpec, uploaded: Uploaded, most_ucpt: int | None
+    ) -> Submitted:
         """Commit a task with its bytes. Raises CallRefused."""
         new = NewTask(
             task=task,
@@ -180,19 +194,20 @@ class Tasks:
         )
         most = self._rules().queue_per_account
         made: Task | None = None
-        refusal = ""
+        refusal: CallRefused | None = None
         try:
             made = await self._reactor.settle(
-                lambda turn: commands.submit(turn, new, most_unfinished=most)
+                lambda turn: commands.submit(turn, new, most_unfinished=most, most_ucpt=most_ucpt)
             )
         except DuplicateTask as error:
-            refusal = str(error)
-        if made is None:
-            known = await self._known(task)
-            if known is None:
-                raise taken(refusal)
+            refusal = taken(str(error))
+        except NamedFault as fault:
+            # Too dear, perhaps because the very same submit was here just before.
+            refusal = fault
+        if refusal is not None:
+            known = await self._known_or_refused(task, refusal)
             made = attrs.evolve(task, id=known.task_id)
-        if made.id != task.id:
+        if made is not None and made.id != task.id:
             await self._uploads.discard(uploaded.payload)
             await self._uploads.discard(uploaded.stdin)
             return Submitted(task_id=made.id, repeated=True)
@@ -265,6 +280,13 @@ class Tasks:
                     f"your task {twin.id} has the id {task.client_id!a} already; choose another"
                 )
         return None
+
+    async def _known_or_refused(self, task: Task, refusal: CallRefused) -> Submitted:
+        """As ``_known``, and the refusal is raised where no earlier call made the task."""
+        known = await self._known(task)
+        if known is None:
+            raise refusal
+        return known
 
     # --- look ---
 

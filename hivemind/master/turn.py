@@ -1,6 +1,6 @@
 """One turn of the reactor: changes to copies, to be committed and published, or dropped."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import attrs
@@ -25,8 +25,11 @@ from hivemind.core.records import (
     JoinToken,
     Node,
     RevokedToken,
+    Role,
     Task,
 )
+from hivemind.master import settling
+from hivemind.master.books import Books
 from hivemind.master.cluster import Cluster, reservation_of
 from hivemind.store.changes import Changes, NewTask, ResultBlob
 
@@ -76,6 +79,8 @@ class Turn:
         self._bars: list[_Barred] = []
         self._lifted: list[str] = []
         self._undo: list[Callable[[], object]] = []
+        self.books = Books(cluster, self._undo)
+        """The ledger, with what this turn changes of it."""
 
     # --- reading: this turn's copies first ------------------------------------------------------
 
@@ -92,6 +97,11 @@ class Turn:
     def account(self, name: str) -> Account | None:
         """The account as this turn has it."""
         return self._accounts.get(name) or self.cluster.accounts.get(name)
+
+    def admins(self) -> int:
+        """How many accounts are admins."""
+        accounts = {**self.cluster.accounts, **self._accounts}
+        return sum(account.role is Role.ADMIN for account in accounts.values())
 
     def node(self, node_id: str) -> Node | None:
         """The node as this turn has it."""
@@ -124,6 +134,11 @@ class Turn:
                     if known is not None:
                         return known
         return None
+
+    def nodes(self) -> Iterator[Node]:
+        """Every node, some of them twice; whose it is never changes."""
+        yield from self._nodes.values()
+        yield from self.cluster.nodes.values()
 
     def nodes_of(self, account: str) -> int:
         """How many nodes the account has, those of this turn included."""
@@ -164,6 +179,7 @@ class Turn:
             self._put_task(after.task, after.attempt)
         for effect in after.effects:
             self._take(effect, after)
+        settling.follow(self, attempt, after)
         return after
 
     def put_result(self, result: ResultBlob) -> None:
@@ -248,6 +264,12 @@ class Turn:
             self._keep(node_id)
             self.cluster.fleet.set_draining(node_id, draining)
 
+    def set_trust(self, node_id: str, trust: int) -> None:
+        """How far the node is trusted. As ``set_connected`` otherwise."""
+        if node_id in self.cluster.fleet:
+            self._keep(node_id)
+            self.cluster.fleet.set_trust(node_id, trust)
+
     def leave_fleet(self, node_id: str) -> None:
         """The node is away for good. As ``set_connected`` otherwise."""
         if node_id in self.cluster.fleet:
@@ -312,6 +334,9 @@ class Turn:
             facts=self._facts,
             removed_tasks=tuple(self._removed_tasks),
             stale_before=self._stale_before,
+            movements=self.books.movements,
+            escrows=self.books.open_escrows,
+            closed_escrows=self.books.closed_escrows,
         )
 
     @property
@@ -335,6 +360,7 @@ class Turn:
         for node_id in self._forgotten:
             cluster.nodes.pop(node_id, None)
         cluster.facts.update(self._facts)
+        self.books.publish(cluster)
         if self._revoked or self._join_tokens:
             cluster.put_secrets(self._revoked.values(), self._join_tokens.values(), self.now)
 

@@ -23,6 +23,11 @@ _LEEWAY_S = 5.0
 
 MAX_TOKEN_CHARS = 4096
 
+
+class WrongKey(InvalidToken):
+    """The token was not signed with this key; perhaps it was with another one of the pool's."""
+
+
 MASTER_AUDIENCE = "hivemind-master"
 """Whom a token addresses that the pool's master believes."""
 
@@ -86,7 +91,7 @@ def verify_token(token: str, key: VerifyKey, *, audience: str, now: float) -> Cl
     try:
         key.verify(f"{header_text}.{body_text}".encode(), _unbase64(signature_text))
     except (BadSignatureError, ValueError):
-        raise InvalidToken("the token was not signed by this pool; log in again") from None
+        raise WrongKey("the token was not signed by this pool; log in again") from None
     claims = _claims(_decode(body_text))
     if claims.audience != audience:
         raise InvalidToken("the token is meant for another server; log in here")

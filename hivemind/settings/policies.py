@@ -174,4 +174,11 @@ POOL_KEYS: Mapping[str, Key] = {
     "uploads_in_flight_bytes": Key(read=values.some_size),
     "queue_per_account": Key(read=values.at_least_one),
     "logins_per_minute": Key(read=values.at_least_one),
+    "key_grace_s": Key(read=values.duration),
+    "grant_cpt": Key(read=values.cpt, field="grant_ucpt"),
+    "price_cpu_cpt": Key(read=values.cpt, field="price_cpu_ucpt"),
+    "price_memory_gb_cpt": Key(read=values.cpt, field="price_memory_gb_ucpt"),
+    "price_gpu_cpt": Key(read=values.cpt, field="price_gpu_ucpt"),
+    "price_gpu_memory_gb_cpt": Key(read=values.cpt, field="price_gpu_memory_gb_ucpt"),
+    "price_least_cpt": Key(read=values.cpt, field="price_least_ucpt"),
 }

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
+from hivemind.core.ledger import Movement
 from hivemind.core.records import Attempt, Blob, Task, TaskState
-from hivemind.store.changes import Changes, Snapshot, StoredSpec, TaskPage
+from hivemind.store.changes import Changes, MovementPage, Snapshot, StoredSpec, TaskPage
 
 MOST_PER_PAGE = 10_000
 _AFTER_ALL = 2**63 - 1
@@ -126,6 +127,19 @@ class Store(Protocol):
         """
         ...
 
+    async def movements(
+        self, account: str, *, cursor: str | None = None, limit: int
+    ) -> MovementPage:
+        """At most ``limit`` entries on either side of a ledger account, newest first.
+
+        As ``tasks`` otherwise.
+        """
+        ...
+
+    async def find_movement(self, debit: str, key: str) -> Movement | None:
+        """The entry with this key that took from this ledger account; none for an empty key."""
+        ...
+
     async def blob_files(self) -> frozenset[str]:
         """The name of every file that a row names; see ``BlobFolder.sweep``."""
         ...
@@ -148,7 +162,7 @@ def parse_cursor(cursor: str | None) -> int:
 def check_limit(limit: int) -> None:
     """Raise ValueError for a page's size that no caller should let through."""
     if not 1 <= limit <= MOST_PER_PAGE:
-        raise ValueError(f"a page holds 1 to {MOST_PER_PAGE} tasks, not {limit}")
+        raise ValueError(f"a page holds 1 to {MOST_PER_PAGE} entries, not {limit}")
 
 
 def one_name(

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
+from hivemind.core.ledger import Movement
 from hivemind.core.records import Attempt, Blob, Task, TaskState
 from hivemind.store.api import CommitFailed, OutcomeUnknown, Store
-from hivemind.store.changes import Changes, Snapshot, StoredSpec, TaskPage
+from hivemind.store.changes import Changes, MovementPage, Snapshot, StoredSpec, TaskPage
 
 
 class Moment(enum.Enum):
@@ -111,6 +112,16 @@ class FailingStore:
     ) -> Task | None:
         """See ``Store.find_task``."""
         return await self._inner.find_task(account, client_id=client_id, client_key=client_key)
+
+    async def movements(
+        self, account: str, *, cursor: str | None = None, limit: int
+    ) -> MovementPage:
+        """See ``Store.movements``."""
+        return await self._inner.movements(account, cursor=cursor, limit=limit)
+
+    async def find_movement(self, debit: str, key: str) -> Movement | None:
+        """See ``Store.find_movement``."""
+        return await self._inner.find_movement(debit, key)
 
     async def blob_files(self) -> frozenset[str]:
         """See ``Store.blob_files``."""

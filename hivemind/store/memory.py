@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import attrs
 import trio
 
+from hivemind.core.ledger import Escrow, LedgerError, Movement, post
 from hivemind.core.records import (
     Account,
     Attempt,
@@ -24,7 +25,15 @@ from hivemind.store.api import (
     one_name,
     parse_cursor,
 )
-from hivemind.store.changes import Changes, NewTask, Snapshot, StoredSpec, TaskPage
+from hivemind.store.changes import (
+    Changes,
+    MovementPage,
+    NewTask,
+    Snapshot,
+    StoredSpec,
+    TaskPage,
+)
+from hivemind.store.ledger_statements import escrow_rows, movement_row, page_of
 
 
 @attrs.define(kw_only=True)
@@ -41,6 +50,9 @@ class _Tables:
     join_tokens: dict[bytes, JoinToken] = attrs.field(factory=dict)
     revoked_tokens: dict[str, RevokedToken] = attrs.field(factory=dict)
     facts: dict[str, bytes] = attrs.field(factory=dict)
+    movements: dict[int, Movement] = attrs.field(factory=dict)
+    balances: dict[str, int] = attrs.field(factory=dict)
+    escrows: dict[str, Escrow] = attrs.field(factory=dict)
 
     def copy(self) -> "_Tables":
         return _Tables(
@@ -64,7 +76,7 @@ class MemoryStore:
         tables = self._tables.copy()
         try:
             _apply(tables, changes)
-        except (ArithmeticError, TypeError, ValueError) as error:
+        except (ArithmeticError, LedgerError, TypeError, ValueError) as error:
             raise CommitFailed(f"nothing was stored: {error}") from error
         self._tables = tables
 
@@ -88,6 +100,8 @@ class MemoryStore:
                 token for token in tables.revoked_tokens.values() if token.expires_at > now
             ),
             facts=dict(tables.facts),
+            balances=dict(tables.balances),
+            escrows=tuple(escrow for _, escrow in sorted(tables.escrows.items())),
         )
 
     async def spec(self, task_id: str) -> StoredSpec | None:
@@ -170,6 +184,27 @@ class MemoryStore:
         field, value = one_name(client_id, client_key)
         return _find(self._tables, account, field, value)
 
+    async def movements(
+        self, account: str, *, cursor: str | None = None, limit: int
+    ) -> MovementPage:
+        """See ``Store.movements``."""
+        await trio.lowlevel.checkpoint()
+        before = parse_cursor(cursor)
+        check_limit(limit)
+        return page_of(
+            (
+                movement
+                for movement in self._tables.movements.values()
+                if movement.seq < before and account in {movement.debit, movement.credit}
+            ),
+            limit,
+        )
+
+    async def find_movement(self, debit: str, key: str) -> Movement | None:
+        """See ``Store.find_movement``."""
+        await trio.lowlevel.checkpoint()
+        return _keyed(self._tables, debit, key)
+
     async def blob_files(self) -> frozenset[str]:
         """See ``Store.blob_files``."""
         await trio.lowlevel.checkpoint()
@@ -223,6 +258,16 @@ def _apply(tables: _Tables, changes: Changes) -> None:
     for name, value in changes.facts.items():
         _check((name, value))
         tables.facts[name] = value
+    for movement in changes.movements:
+        _enter(tables, movement)
+    for escrow in changes.escrows:
+        row, dues = escrow_rows(escrow)
+        _check((*row, *(value for due in dues for value in due)))
+        if escrow.task_id not in tables.tasks or escrow.held_ucpt <= 0:
+            raise CommitFailed(f"there is nothing to hold for task {escrow.task_id}")
+        tables.escrows[escrow.task_id] = escrow
+    for id_ in changes.closed_escrows:
+        tables.escrows.pop(id_, None)
     for id_ in changes.removed_tasks:
         known = tables.tasks.get(id_)
         if known is not None and known.state.is_end:
@@ -244,6 +289,22 @@ def _remove_stale(tables: _Tables, before: float) -> None:
     tables.revoked_tokens = {
         key: one for key, one in tables.revoked_tokens.items() if one.expires_at >= before
     }
+
+
+def _enter(tables: _Tables, movement: Movement) -> None:
+    _check(movement_row(movement))
+    if _keyed(tables, movement.debit, movement.key) is not None:
+        raise CommitFailed(f"{movement.debit} has a movement with the key {movement.key!r} already")
+    post(tables.balances, movement)
+    seq = len(tables.movements) + 1
+    tables.movements[seq] = attrs.evolve(movement, seq=seq)
+
+
+def _keyed(tables: _Tables, debit: str, key: str) -> Movement | None:
+    for movement in tables.movements.values() if key else ():
+        if (movement.debit, movement.key) == (debit, key):
+            return movement
+    return None
 
 
 def _insert_task(tables: _Tables, new: NewTask) -> None:

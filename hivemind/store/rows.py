@@ -28,7 +28,7 @@ TASK_COLUMNS = (
     "cpu_millis", "memory_bytes", "scratch_bytes", "gpus", "gpu_memory_bytes", "gpu_name",
     "location", "wall_s", "attempt", "stop_requested", "stopped_by", "retries", "failures",
     "crashes", "backoff_s", "node_id", "reason", "detail", "exit_code", "submitted_at",
-    "started_at", "finished_at",
+    "started_at", "finished_at", "only_account", "least_trust",
 )  # fmt: skip
 TASK_KEY_COLUMNS = 4
 
@@ -44,6 +44,7 @@ def task_row(task: Task) -> Row:
         task.wall_s, task.attempt, int(task.stop_requested), task.stopped_by, task.retries,
         task.failures, task.crashes, task.backoff_s, task.node_id, _value(task.reason),
         task.detail, task.exit_code, task.submitted_at, task.started_at, task.finished_at,
+        needs.only_account, needs.least_trust,
     )  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def task_of(row: Row) -> Task:
         cpu_millis, memory_bytes, scratch_bytes, gpus, gpu_memory_bytes, gpu_name, location,
         wall_s, attempt, stop_requested, stopped_by, retries,
         failures, crashes, backoff_s, node_id, reason,
-        detail, exit_code, submitted_at, started_at, finished_at,
+        detail, exit_code, submitted_at, started_at, finished_at, only_account, least_trust,
     ) = row  # fmt: skip
     return Task(
         id=id_,
@@ -74,6 +75,8 @@ def task_of(row: Row) -> Task:
             gpu_memory_bytes=gpu_memory_bytes,
             gpu_name=gpu_name,
             location=location,
+            only_account=only_account,
+            least_trust=least_trust,
         ),
         wall_s=wall_s,
         attempt=attempt,

@@ -8,7 +8,7 @@ from typing import Literal
 import apsw
 
 from hivemind.core.records import Attempt, Blob, Task, TaskState
-from hivemind.store import rows
+from hivemind.store import ledger_statements, rows
 from hivemind.store.api import CommitFailed, DuplicateTask
 from hivemind.store.changes import Changes, NewTask, ResultBlob, Snapshot, StoredSpec, TaskPage
 
@@ -129,6 +129,7 @@ def write(connection: apsw.Connection, changes: Changes) -> None:
         )
     if changes.facts:
         connection.executemany(UPSERT_FACT, changes.facts.items())
+    ledger_statements.write(connection, changes)
     if changes.removed_tasks:
         for statement in REMOVE_TASK:
             connection.executemany(statement, ((id_,) for id_ in changes.removed_tasks))
@@ -214,6 +215,8 @@ def read_snapshot(connection: apsw.Connection, now: float) -> Snapshot:
             )
         ),
         facts=dict(select("fact", ("name", "value"))),
+        balances=ledger_statements.read_balances(connection),
+        escrows=ledger_statements.read_escrows(connection),
     )
 
 

@@ -27,6 +27,7 @@ from tests.master.builders import (
     hello,
     join,
     node,
+    pay,
     people,
     picture,
     refused,
@@ -185,7 +186,9 @@ async def test_an_account_cannot_pass_its_most_tasks_by_sending_them_together(
 
 async def busy(reactor: Reactor) -> None:
     """A cluster in which every index holds something."""
-    await people(reactor, "n1", "n2", "n3")
+    await people(
+        reactor, "n1", "n2", "n3", accounts=("ann", "bob"), owners={"n2": "bob", "n3": "bob"}
+    )
     await reactor.perform(join("n1", 3))
     await reactor.perform(join("n2", 1))
     for number in range(6):
@@ -215,6 +218,7 @@ def everything(reactor: Reactor) -> list[Any]:
         lambda turn: commands.drain(turn, "n3", is_drained=True),
         lambda turn: commands.forget(turn, "n1"),
         lambda turn: commands.register(turn, account("zoe"), None),
+        pay("ann", "bob", 5),
     ]
 
 

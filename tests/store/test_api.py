@@ -48,6 +48,8 @@ FULL_TASK = Task(
         gpu_memory_bytes=7,
         gpu_name="H100",
         location="lab",
+        only_account="ann",
+        least_trust=80,
     ),
     wall_s=0.5,
     attempt=2,

@@ -1,12 +1,15 @@
 import attrs
 import pytest
 
+from hivemind.core.ledger import Escrow, hold
 from hivemind.core.records import Account, Blob, JoinToken, Node, RevokedToken, Role
 from hivemind.store.api import Store
 from hivemind.store.changes import Changes, ResultBlob
 from hivemind.store.memory import MemoryStore
 from tests.store.records import attempt, new_task, submit
 
+ESCROW = Escrow(task_id="a", account="ann", held_ucpt=5, rate_ucpt=1)
+HELD = hold(ESCROW, at=1.0)
 NODE = Node(id="n", account="ann", name="x", public_key=b"k", enrolled_at=1)
 
 
@@ -24,6 +27,9 @@ def filled() -> Changes:
         facts={"epoch": b"1"},
         removed_tasks=("over",),
         stale_before=5.0,
+        movements=(HELD,),
+        escrows=(ESCROW,),
+        closed_escrows=("gone",),
     )
 
 
