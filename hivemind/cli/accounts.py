@@ -9,6 +9,7 @@ import click
 from hivemind.cli.lazy import Command, LazyGroup
 from hivemind.cli.options import DURATION
 from hivemind.cli.output import json_option
+from hivemind.cli.tls_options import peer_tls_options
 
 if TYPE_CHECKING:
     from hivemind.client import Client
@@ -43,21 +44,23 @@ def account() -> None:
 @click.argument("name", metavar="NAME")
 @click.option("--invite", "code", default="", metavar="CODE", help="The invitation you were given.")
 @_password_option
-def register(name: str, code: str, from_stdin: bool) -> None:
+@peer_tls_options
+def register(name: str, code: str, from_stdin: bool, **manner: object) -> None:
     """Make an account. Some pools ask for an invitation."""
     from hivemind.cli.output import say
     from hivemind.cli.session import with_client
 
     password = _password(name, from_stdin=from_stdin, is_new=True)
-    with_client(lambda client: client.register(name, password, code))
+    with_client(lambda client: client.register(name, password, code), manner)
     say(f"account {name} made; log in with `hivemind account login {name}`")
 
 
 @click.command(cls=Command)
 @click.argument("name", metavar="NAME")
 @_password_option
-def login(name: str, from_stdin: bool) -> None:
-    """Log in, for the commands that follow."""
+@peer_tls_options
+def login(name: str, from_stdin: bool, **manner: object) -> None:
+    """Log in, for the commands that follow. They speak to the master as this one did."""
     from hivemind.cli.output import say
     from hivemind.cli.session import with_client
 
@@ -67,7 +70,7 @@ def login(name: str, from_stdin: bool) -> None:
         client.remember(name, await client.login(name, password))
         return client.address
 
-    say(f"logged in to {with_client(enter)} as {name}")
+    say(f"logged in to {with_client(enter, manner)} as {name}")
     if os.environ.get("HIVEMIND_TOKEN"):
         from hivemind.cli.faults import complain
 

@@ -47,6 +47,9 @@ class BlockingClient:
     token: str | None = attrs.field(default=None, repr=False)
     home: Path | None = None
     tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allow_plaintext: bool = False
 
     def submit(
         self,
@@ -211,7 +214,13 @@ class BlockingClient:
     def _with(self, work: Callable[[Client], Awaitable[T]]) -> T:
         async def main() -> T:
             async with open_client(
-                self.address, self.token, self.home, tls_ca=self.tls_ca
+                self.address,
+                self.token,
+                self.home,
+                tls_ca=self.tls_ca,
+                tls_cert=self.tls_cert,
+                tls_key=self.tls_key,
+                allow_plaintext=self.allow_plaintext,
             ) as client:
                 return await work(client)
 

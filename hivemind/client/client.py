@@ -15,7 +15,7 @@ from hivemind.client.connection import Connection, Patience, tls_for
 from hivemind.client.results import fetch_result
 from hivemind.client.sources import Source, bytes_source, file_source
 from hivemind.client.submitting import OnSent, send_submission
-from hivemind.client.target import find_target, forget_login, save_login
+from hivemind.client.target import Manner, find_target, forget_login, save_login
 from hivemind.client.watching import follow
 from hivemind.core.admission import Ask
 from hivemind.core.explanation import Explanation
@@ -60,6 +60,9 @@ async def open_client(
     home: Path | None = None,
     *,
     tls_ca: Path | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    allow_plaintext: bool = False,
     patience: Patience | None = None,
 ) -> AsyncIterator["Client"]:
     """A client of one pool; leaving the block closes its connection.
@@ -73,14 +76,22 @@ async def open_client(
         home: whose ``credentials.toml`` to read; else HIVEMIND_HOME, else the user's data folder.
         tls_ca: a file of certificates in PEM, the master's own or its authority's; else
             HIVEMIND_TLS_CA, else what the home's credentials say. Without one, the master is spoken
-            to in plain HTTP/2.
+            to in plain HTTP/2, on this machine alone.
+        tls_cert: a certificate to show a master that asks for one; else HIVEMIND_TLS_CERT, else
+            what the home's credentials say.
+        tls_key: the key of ``tls_cert``; else HIVEMIND_TLS_KEY.
+        allow_plaintext: speak to a master on another machine without TLS, although anybody on the
+            way may read the token; else HIVEMIND_ALLOW_PLAINTEXT.
         patience: how long a lost master is waited for.
 
     Raises:
         ClientError: no address is known, or it is none; NotTrusted where the certificates cannot be
             used.
     """
-    target = find_target(address, token, home, tls_ca)
+    manner = Manner(
+        tls_ca=tls_ca, tls_cert=tls_cert, tls_key=tls_key, allow_plaintext=allow_plaintext
+    )
+    target = find_target(address, token, home, manner)
     tls = tls_for(target)
     block_error: Exception | None = None
     async with trio.open_nursery() as connections:

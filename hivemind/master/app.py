@@ -1,13 +1,10 @@
 """The master, put together."""
 
 import secrets
-import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
-import attrs
 import structlog
 import trio
 
@@ -30,6 +27,7 @@ from hivemind.master.retention import Retention
 from hivemind.master.secrets import OneTimeSecrets
 from hivemind.master.session import SessionTools
 from hivemind.master.tasks import Tasks
+from hivemind.master.tls import load_tls, local_host
 from hivemind.master.uploads import Uploads
 from hivemind.rpc.auth import Authenticator
 from hivemind.rpc.budget import ByteBudget
@@ -44,9 +42,10 @@ from hivemind.rpc.contract.public_tasks import SPOOLED_FIELDS, PublicTaskCalls
 from hivemind.rpc.contract.serving import Servable, with_reflection
 from hivemind.rpc.contract.tasks import serve_tasks
 from hivemind.rpc.health import Health
+from hivemind.rpc.plaintext import check_listeners
 from hivemind.rpc.server import Server, open_listeners
 from hivemind.rpc.spool import Spool
-from hivemind.rpc.tls import name_to_expect, server_tls
+from hivemind.rpc.tls import BadCertificate
 from hivemind.settings.credentials import Credentials, write_credentials
 from hivemind.settings.daemon import MasterConfig, format_address
 from hivemind.settings.errors import SettingsError
@@ -90,30 +89,6 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-@attrs.frozen
-class _Tls:
-    """The master's end of TLS, and what those on this machine need to know it."""
-
-    context: ssl.SSLContext
-    certificate: Path
-    name: str
-    """A name that the certificate is for."""
-
-
-def _load_tls(config: MasterConfig) -> _Tls | None:
-    """Raises BadCertificate."""
-    certificate, key = config.tls_cert, config.tls_key
-    if certificate is None or key is None:
-        return None
-    name = name_to_expect(certificate, key, _local_host(config.host))
-    return _Tls(server_tls(certificate, key), certificate, name)
-
-
-def _local_host(listens_at: str) -> str:
-    """Where programs on this machine reach a master that listens there."""
-    return "127.0.0.1" if listens_at in {"0.0.0.0", "::", ""} else listens_at  # noqa: S104
-
-
 class Master:
     """A master that serves; made by ``open_master``."""
 
@@ -126,7 +101,7 @@ class Master:
     ) -> None:
         """The server takes the listeners over, and closes them."""
         self._config = config
-        self._tls = _load_tls(config)
+        self._tls = load_tls(config)
         self._store = store
         self._policies = policies
         self._listeners = list(listeners)
@@ -148,8 +123,8 @@ class Master:
         self._tasks = self._make_tasks()
         self._health = Health()
         self._server: Server | None = None
+        self._stale_credentials = Bell()
         self._drained = trio.Event()
-        self._rotated = Bell()
         self.reactor.on_published = self._publish
         self.reactor.on_reload = self._reload
 
@@ -158,13 +133,30 @@ class Master:
         return self._policies.pool
 
     def reload_policies(self) -> None:
-        """Read the policy files again. A bad one keeps what was in force, and is logged."""
+        """Read the policy files again, and the certificates, which are for the connections to come.
+
+        A bad one keeps what was in force, and is logged.
+        """
         try:
             self._policies = load_policies(self._config.home)
         except SettingsError as error:
             log.error("policies_not_reloaded", error=str(error))
         else:
             log.info("policies_reloaded")
+        self._reload_tls()
+
+    def _reload_tls(self) -> None:
+        if self._tls is None:
+            return
+        try:
+            self._tls = load_tls(self._config)
+        except BadCertificate as error:
+            log.error("certificate_not_reloaded", error=str(error))
+            return
+        if self._server is not None:
+            self._server.use_tls(None if self._tls is None else self._tls.context)
+        self._stale_credentials.ring()
+        log.info("certificate_reloaded")
 
     async def drain(self) -> None:
         """Take no new call, let those in flight end within the grace, and return.
@@ -240,7 +232,7 @@ class Master:
             clock=time.time,
             rates=self._rates,
             is_open=self._is_registration_open,
-            on_rotated=self._rotated.ring,
+            on_rotated=self._stale_credentials.ring,
         )
         payments = Payments(self.reactor, self._store, clock=time.time)
         services: list[Servable] = [
@@ -267,6 +259,7 @@ class Master:
                 open_methods=OPEN_METHODS,
                 verify=self._authority.verify,
                 message_tokens={**ACCOUNT_TOKENS, **TASK_TOKENS},
+                certified=frozenset() if self._tls is None else self._tls.certified,
             ),
             spool=self._spool,
             spooled=SPOOLED_FIELDS,
@@ -330,7 +323,7 @@ class Master:
         wait_s = self.rules().token_ttl_s / 2
         while True:
             with trio.move_on_after(wait_s):
-                await self._rotated.wait()
+                await self._stale_credentials.wait()
             try:
                 await self._write_credentials(admin)
                 wait_s = self.rules().token_ttl_s / 2
@@ -339,14 +332,18 @@ class Master:
                 wait_s = _CREDENTIALS_RETRY_S
 
     async def _write_credentials(self, admin: Account) -> None:
-        host = _local_host(self.address[0])
+        host = local_host(self.address[0])
         tls = self._tls
+        shown = (None, None) if tls is None else tls.client_certificate or (None, None)
         credentials = Credentials(
             master=format_address(host, self.address[1]),
             account=admin.name,
             token=self._authority.account_token(admin, self.rules().token_ttl_s),
             tls_ca=None if tls is None else tls.certificate,
             tls_name=None if tls is None or tls.name == host else tls.name,
+            tls_cert=shown[0],
+            tls_key=shown[1],
+            allow_plaintext=self._config.allow_plaintext,
         )
         await trio.to_thread.run_sync(write_credentials, self._config.home, credentials)
 
@@ -368,14 +365,16 @@ async def open_master(config: MasterConfig) -> AsyncIterator[Master]:
 
     Leaving the block without ``drain`` cuts calls off; nothing that was acknowledged is lost.
 
-    Raises BadCertificate, PortInUse, SettingsError for the home and its policies, StoreError for
-    the database: each one line that says what to do. A failure that restarting does not mend is
-    raised in the block.
+    Raises BadCertificate, PortInUse, ListensInPlaintext, SettingsError for the home and its
+    policies, StoreError for the database: each one line that says what to do. A failure that
+    restarting does not mend is raised in the block.
     """
     policies = load_policies(config.home)
     # Before the home is touched: an address that is taken leaves no half-made home behind.
     listeners = await open_listeners(*config.listen)
     try:
+        if config.tls_cert is None and not config.allow_plaintext:
+            check_listeners(listeners)
         make_home(config.home)
         async with open_sqlite_store(config.home / "master.db") as store:
             master = Master(config, store, policies, listeners)

@@ -5,6 +5,7 @@ import math
 import os
 import random
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -19,12 +20,20 @@ from hivemind.core.records import Capabilities, Vitals
 from hivemind.core.wording import one_line
 from hivemind.rpc.auth import Authenticator, InvalidToken, Principal
 from hivemind.rpc.contract.serving import with_reflection
-from hivemind.rpc.errors import CertificateRefused, NoGrpc, RpcError, TlsFailed
+from hivemind.rpc.errors import (
+    CertificateRefused,
+    NoGrpc,
+    OwnCertificateRefused,
+    RpcError,
+    TlsFailed,
+)
 from hivemind.rpc.health import Health
+from hivemind.rpc.plaintext import PlaintextRefused
 from hivemind.rpc.server import Server, open_listeners
-from hivemind.rpc.tls import client_tls
+from hivemind.rpc.tls import BadCertificate, client_tls
 from hivemind.settings.credentials import Credentials, read_credentials
 from hivemind.settings.daemon import TLS_CA_VARIABLE, WorkerConfig, parse_address
+from hivemind.settings.errors import SettingsError
 from hivemind.settings.home import HomeUnusable, make_home
 from hivemind.settings.policies import load_policies
 from hivemind.supervision import (
@@ -89,8 +98,10 @@ class Worker:
         runner: Runner,
         link: Link,
         held: HeldAttempts,
+        dial: Dial,
     ) -> None:
         self._config = config
+        self._dial = dial
         self._pool = pool
         self._runner = runner
         self._link = link
@@ -101,7 +112,11 @@ class Worker:
         """Where it tells its health: host and port."""
 
     def reload_policies(self) -> None:
-        """Read the policy files again. A bad one keeps what was in force, and is logged."""
+        """Read the policy files again, and the certificates, which are for the connections to come.
+
+        A bad one keeps what was in force, and is logged.
+        """
+        self._reload_tls()
         try:
             policies = load_policies(self._config.home)
         except Exception as error:
@@ -110,6 +125,16 @@ class Worker:
             self._runner.use_profiles(policies.profiles)
             self._pool.use_cell_rules(plan_cells(policies.profiles.values()))
             log.info("policies_reloaded")
+
+    def _reload_tls(self) -> None:
+        if self._dial.tls is None:
+            return
+        try:
+            self._dial.tls = _tls(self._config, _credentials_of_home(self._config))
+        except (BadCertificate, SettingsError) as error:
+            log.error("certificate_not_reloaded", error=str(error))
+        else:
+            log.info("certificate_reloaded")
 
     async def drain(self) -> None:
         """Take nothing more, let what runs end within the grace, and tell the master all of it.
@@ -235,7 +260,7 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
                 ),
                 measure=measure,
             )
-            worker = Worker(config, pool=pool, runner=runner, link=link, held=held)
+            worker = Worker(config, pool=pool, runner=runner, link=link, held=held, dial=dial)
             async with _supervised(worker):
                 yield worker
 
@@ -262,11 +287,24 @@ def _credentials_of_home(config: WorkerConfig) -> Credentials | None:
 
 def _dial(config: WorkerConfig, known: Credentials | None) -> Dial:
     host, port = config.master
-    if config.tls_ca is not None:
-        return Dial(host=host, port=port, tls=client_tls(ca=config.tls_ca))
-    if known is not None and known.tls_ca is not None:
-        return Dial(host=host, port=port, tls=client_tls(ca=known.tls_ca), tls_name=known.tls_name)
-    return Dial(host=host, port=port)
+    is_own = config.tls_ca is None and known is not None
+    return Dial(
+        host=host,
+        port=port,
+        tls=_tls(config, known),
+        tls_name=known.tls_name if is_own and known is not None else None,
+        allow_plaintext=config.allow_plaintext or (known is not None and known.allow_plaintext),
+    )
+
+
+def _tls(config: WorkerConfig, known: Credentials | None) -> ssl.SSLContext | None:
+    """How to know the master, and what to show it. Raises BadCertificate."""
+    ca = config.tls_ca or (known.tls_ca if known is not None else None)
+    if ca is None:
+        return None
+    if config.tls_cert is not None or known is None:
+        return client_tls(ca=ca, certificate=config.tls_cert, key=config.tls_key)
+    return client_tls(ca=ca, certificate=known.tls_cert, key=known.tls_key)
 
 
 async def _join(
@@ -287,6 +325,16 @@ async def _join(
             raise NotTrusted(
                 f"{one_line(str(error))}: set tls_ca, or {TLS_CA_VARIABLE}, to a file with the "
                 "master's certificate, and --master to a name that it is for"
+            ) from error
+        except OwnCertificateRefused as error:
+            raise NotTrusted(
+                f"{one_line(str(error))}: give --tls-cert and --tls-key one of its authority's "
+                "(`hivemind tls issue` makes them)"
+            ) from error
+        except PlaintextRefused as error:
+            raise NotTrusted(
+                f"{one_line(str(error))}: set --tls-ca to a file with the master's certificate, or "
+                "say --allow-plaintext"
             ) from error
         except RpcError as error:
             reason = one_line(str(error))
