@@ -9,6 +9,7 @@ import click
 from hivemind.cli.lazy import Command, LazyGroup
 from hivemind.cli.options import DURATION
 from hivemind.cli.output import json_option
+from hivemind.cli.tls_options import peer_tls_options
 
 if TYPE_CHECKING:
     from hivemind.client import Client
@@ -26,36 +27,43 @@ class _AccountCommands(LazyGroup):
         "login": "hivemind.cli.accounts:login",
         "logout": "hivemind.cli.accounts:logout",
         "whoami": "hivemind.cli.accounts:whoami",
+        "balance": "hivemind.cli.credits:balance",
+        "transfer": "hivemind.cli.credits:transfer",
+        "history": "hivemind.cli.credits:history",
         "invite": "hivemind.cli.accounts:invite",
         "token": "hivemind.cli.accounts:token",
         "revoke": "hivemind.cli.accounts:revoke",
+        "role": "hivemind.cli.accounts:role",
+        "rotate-keys": "hivemind.cli.accounts:rotate_keys",
     }
 
 
 @click.group(cls=_AccountCommands)
 def account() -> None:
-    """Make an account, log in and out, let others in."""
+    """Make an account, log in and out, see and give CPT, let others in."""
 
 
 @click.command(cls=Command)
 @click.argument("name", metavar="NAME")
 @click.option("--invite", "code", default="", metavar="CODE", help="The invitation you were given.")
 @_password_option
-def register(name: str, code: str, from_stdin: bool) -> None:
+@peer_tls_options
+def register(name: str, code: str, from_stdin: bool, **manner: object) -> None:
     """Make an account. Some pools ask for an invitation."""
     from hivemind.cli.output import say
     from hivemind.cli.session import with_client
 
     password = _password(name, from_stdin=from_stdin, is_new=True)
-    with_client(lambda client: client.register(name, password, code))
+    with_client(lambda client: client.register(name, password, code), manner)
     say(f"account {name} made; log in with `hivemind account login {name}`")
 
 
 @click.command(cls=Command)
 @click.argument("name", metavar="NAME")
 @_password_option
-def login(name: str, from_stdin: bool) -> None:
-    """Log in, for the commands that follow."""
+@peer_tls_options
+def login(name: str, from_stdin: bool, **manner: object) -> None:
+    """Log in, for the commands that follow. They speak to the master as this one did."""
     from hivemind.cli.output import say
     from hivemind.cli.session import with_client
 
@@ -65,7 +73,7 @@ def login(name: str, from_stdin: bool) -> None:
         client.remember(name, await client.login(name, password))
         return client.address
 
-    say(f"logged in to {with_client(enter)} as {name}")
+    say(f"logged in to {with_client(enter, manner)} as {name}")
     if os.environ.get("HIVEMIND_TOKEN"):
         from hivemind.cli.faults import complain
 
@@ -156,6 +164,47 @@ def revoke(text: str) -> None:
     taken = sys.stdin.read(_MOST_TOKEN_CHARS).strip() if text == "-" else text
     with_client(lambda client: client.revoke_token(taken))
     say("the token is revoked; a node that is away knows it when it is back")
+
+
+@click.command(cls=Command)
+@click.argument("name", metavar="NAME")
+@click.argument("role", metavar="user|provider|admin")
+def role(name: str, role: str) -> None:
+    """Let an account do more, or less; for admins."""
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+    from hivemind.core.records import Role
+
+    if role not in set(Role):
+        raise click.UsageError(f"{role!a} is not a role: there are {', '.join(Role)}")
+    with_client(lambda client: client.set_role(name, Role(role)))
+    say(f"account {name} is {role} now")
+
+
+@click.command(name="rotate-keys", cls=Command)
+@click.option(
+    "--grace",
+    "grace_s",
+    type=DURATION,
+    help="How long tokens of the old key are still believed; 0 for not at all.",
+)
+def rotate_keys(grace_s: float | None) -> None:
+    """Have tokens signed with a new key from now on; for admins.
+
+    Whoever holds a token of the old key must log in again within the grace, if the token has not
+    expired before.
+    """
+    import time
+
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+
+    until = with_client(lambda client: client.rotate_keys(grace_s))
+    if until <= time.time():
+        say("tokens are signed with a new key; nobody believes the old ones, log in again")
+    else:
+        shown = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(until))
+        say(f"tokens are signed with a new key; the old ones are believed until {shown}")
 
 
 def _password(name: str, *, from_stdin: bool, is_new: bool) -> str:

@@ -1,6 +1,6 @@
 """Commands that run a daemon: ``up``, ``master`` and ``worker``."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from hivemind.cli.lazy import Command
+from hivemind.cli.tls_options import peer_tls_options, server_tls_options
 
 if TYPE_CHECKING:
     from hivemind.cli.serving import Running
@@ -53,19 +54,25 @@ _limits_option = click.option(
 @_listen_option
 @_slots_option
 @_limits_option
-def up(home: Path | None, listen: str | None, slots: int | None, limits: str | None) -> int:
+@server_tls_options
+def up(
+    home: Path | None, listen: str | None, slots: int | None, limits: str | None, **tls: object
+) -> int:
     """Start a whole pool here: a master, and one worker beside it.
 
     Prints `ready HOST:PORT` when tasks can be run. The first SIGTERM or Ctrl-C lets what runs end,
     a second one stops at once.
     """
+    import os
+
     from hivemind.settings.daemon import load_master_config, load_worker_config
 
     def load() -> "tuple[MasterConfig, WorkerConfig]":
         offered = {"home": home, "master": "127.0.0.1:1", "slots": slots, "limits": limits}
         return (
-            load_master_config(None, {"home": home, "listen": listen}),
-            load_worker_config(None, offered),
+            load_master_config(None, {"home": home, "listen": listen, **tls}),
+            # How to speak to the master beside it is in the home's credentials.
+            load_worker_config(None, offered, _without_tls(os.environ)),
         )
 
     config, worker_config = _loaded(load)
@@ -77,14 +84,21 @@ def up(home: Path | None, listen: str | None, slots: int | None, limits: str | N
 @_config_option
 @_home_option
 @_listen_option
-def master(config_file: Path | None, home: Path | None, listen: str | None) -> int:
+@server_tls_options
+@click.option(
+    "--tls-clients",
+    type=click.Choice(["optional", "required"]),
+    help="Whether people, too, must show a certificate of --tls-ca.  [default: optional]",
+)
+def master(config_file: Path | None, home: Path | None, listen: str | None, **tls: object) -> int:
     """Start a master. Workers join it with a token of `hivemind node token`.
 
     Prints `ready HOST:PORT` when it can be called.
     """
     from hivemind.settings.daemon import load_master_config
 
-    config = _loaded(lambda: load_master_config(config_file, {"home": home, "listen": listen}))
+    flags = {"home": home, "listen": listen, **tls}
+    config = _loaded(lambda: load_master_config(config_file, flags))
     return _serve(lambda: _open_master(config), config)
 
 
@@ -105,6 +119,7 @@ def master(config_file: Path | None, home: Path | None, listen: str | None) -> i
 )
 @_slots_option
 @_limits_option
+@peer_tls_options
 def worker(
     config_file: Path | None,
     home: Path | None,
@@ -113,6 +128,7 @@ def worker(
     listen: str | None,
     slots: int | None,
     limits: str | None,
+    **tls: object,
 ) -> int:
     """Start a worker, which runs a pool's tasks on this machine.
 
@@ -135,10 +151,18 @@ def worker(
         "listen": listen,
         "slots": slots,
         "limits": limits,
+        **tls,
     }
     config = _loaded(lambda: load_worker_config(config_file, flags))
     _enter_own_cgroup(config)
     return _serve(lambda: _open_worker(config), config)
+
+
+def _without_tls(environ: Mapping[str, str]) -> Mapping[str, str]:
+    from hivemind.settings.daemon import TLS_CA_VARIABLE, TLS_CERT_VARIABLE, TLS_KEY_VARIABLE
+
+    other = {TLS_CA_VARIABLE, TLS_CERT_VARIABLE, TLS_KEY_VARIABLE}
+    return {key: value for key, value in environ.items() if key not in other}
 
 
 def _loaded(load: Callable[[], C]) -> C:

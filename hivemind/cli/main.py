@@ -29,6 +29,7 @@ _COMMANDS = {
     "account": "hivemind.cli.accounts:account",
     "whoami": "hivemind.cli.accounts:whoami",
     "policy": "hivemind.cli.policy:policy",
+    "tls": "hivemind.cli.tls:tls",
     "doctor": "hivemind.cli.doctor:doctor",
 }
 

@@ -1,6 +1,7 @@
 """Running daemons until a signal says otherwise.
 
-The first SIGTERM or SIGINT drains, a second one stops at once, SIGHUP reloads the policies. A
+The first SIGTERM or SIGINT drains, a second one stops at once, SIGHUP reloads the policies and
+the certificates. A
 signal that comes before the daemons are ready stops the start.
 """
 
@@ -28,7 +29,7 @@ class Daemon(Protocol):
         """Finish what is under way, take nothing more."""
 
     def reload_policies(self) -> None:
-        """Read the policy files again."""
+        """Read the policy files, and the certificates, again."""
 
 
 @attrs.frozen

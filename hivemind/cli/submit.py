@@ -12,6 +12,7 @@ def submit(wish: Wish) -> None:
 
     The id is printed once the task is safe on the master's disk.
     """
+    from hivemind.cli.credits import tell_quote
     from hivemind.cli.output import say
     from hivemind.cli.progress import Progress
     from hivemind.cli.session import with_client
@@ -19,6 +20,9 @@ def submit(wish: Wish) -> None:
     from hivemind.client.programs import PAYLOAD_BYTES
 
     program = wish.program()
+    if wish.quote:
+        tell_quote(program)
+        return
     progress = Progress()
     with spooled_stdin(PAYLOAD_BYTES) as stdin:
         try:

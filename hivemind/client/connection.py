@@ -41,7 +41,8 @@ def tls_for(target: Target) -> ssl.SSLContext | None:
     if target.trust is None:
         return None
     try:
-        return client_tls(ca=target.trust.ca)
+        trust = target.trust
+        return client_tls(ca=trust.ca, certificate=trust.certificate, key=trust.key)
     except BadCertificate as error:
         raise NotTrusted(f"{error}; {target.trust.said_by} names it") from error
 
@@ -91,6 +92,7 @@ class Connection:
                     tls=self._tls,
                     server_name=None if trust is None else trust.name,
                     metadata=metadata,
+                    allow_plaintext=self.target.allow_plaintext,
                 ) as channel:
                     # A cancelled block may still have a last word to send, such as a stop. The
                     # shield ends with the block: close() cancels it.

@@ -20,12 +20,20 @@ from hivemind.rpc.errors import (
     DeadlineExceeded,
     ErrorCode,
     NoGrpc,
+    OwnCertificateRefused,
     RemoteError,
     RpcError,
     Status,
     TlsFailed,
 )
-from hivemind.settings.daemon import MASTER_VARIABLE, TLS_CA_VARIABLE
+from hivemind.rpc.plaintext import PlaintextRefused
+from hivemind.settings.daemon import (
+    MASTER_VARIABLE,
+    PLAINTEXT_VARIABLE,
+    TLS_CA_VARIABLE,
+    TLS_CERT_VARIABLE,
+    TLS_KEY_VARIABLE,
+)
 
 
 def is_lost(error: RpcError) -> bool:
@@ -55,6 +63,17 @@ def explained(error: RpcError, target: Target) -> ClientError:
 
 def _not_connected(error: ConnectFailed, target: Target) -> ClientError:
     address, trust = target.address, target.trust
+    if isinstance(error, PlaintextRefused):
+        return NotTrusted(
+            f"the master at {address} is on another machine, and anybody on the way could read "
+            f"passwords and tokens: set {TLS_CA_VARIABLE} to a file with its certificate, or, to "
+            f"take the risk, {PLAINTEXT_VARIABLE}=1"
+        )
+    if isinstance(error, OwnCertificateRefused):
+        return NotTrusted(
+            f"the master at {address} takes nobody without a certificate of its authority "
+            f"({error.reason}): set {TLS_CERT_VARIABLE} and {TLS_KEY_VARIABLE} to one's files"
+        )
     if isinstance(error, CertificateRefused) and trust is not None:
         return NotTrusted(
             f"the certificate of the master at {address} is not trusted ({error.reason}): "

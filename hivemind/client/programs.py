@@ -28,7 +28,7 @@ PAYLOAD_BYTES = 100_000_000
 
 _ASKED_BY_FILES = (
     *("memory_bytes", "cpu_millis", "gpus", "wall_s", "policy", "scratch_bytes", "tmp_bytes"),
-    *("cpu_s", "open_files", "network", "seccomp", "reuse"),
+    *("cpu_s", "open_files", "network", "seccomp", "reuse", "least_trust", "max_ucpt"),
 )
 
 

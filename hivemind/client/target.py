@@ -21,8 +21,12 @@ from hivemind.settings.credentials import (
 )
 from hivemind.settings.daemon import (
     MASTER_VARIABLE,
+    PLAINTEXT_VARIABLE,
     TLS_CA_VARIABLE,
+    TLS_CERT_VARIABLE,
+    TLS_KEY_VARIABLE,
     TOKEN_VARIABLE,
+    allowance,
     format_address,
     parse_address,
 )
@@ -46,6 +50,10 @@ class Trust:
     """The name that the master's certificate is for, where that is not its host."""
     said_by: str = "tls_ca"
     """Where all this comes from, as people know it."""
+    certificate: Path | None = None
+    """What to show the master, where it asks: a certificate chain in PEM."""
+    key: Path | None = None
+    """The key of ``certificate``."""
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +65,8 @@ class Target:
     token: str | None = attrs.field(default=None, repr=False)
     trust: Trust | None = None
     """None: the master is spoken to in plain HTTP/2."""
+    allow_plaintext: bool = False
+    """Even where it is on another machine."""
     is_guess: bool = False
     """Nobody has named a master: the address is where one of this machine would listen."""
 
@@ -66,8 +76,20 @@ class Target:
         return format_address(self.host, self.port)
 
 
+@attrs.frozen(kw_only=True)
+class Manner:
+    """How somebody wants the master to be spoken to; None where the environment, or the home's
+    files, may say.
+    """
+
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    allow_plaintext: bool = False
+
+
 def find_target(
-    address: str | None, token: str | None, home: Path | None, tls_ca: Path | None = None
+    address: str | None, token: str | None, home: Path | None, manner: Manner | None = None
 ) -> Target:
     """The master to call, with the token and the certificates that are known for it, if any.
 
@@ -84,19 +106,65 @@ def find_target(
     shown = token or os.environ.get(TOKEN_VARIABLE)
     if not shown:
         shown = next((own.token for _, own in fitting), None)
-    trust = _find_trust(tls_ca, fitting)
-    return Target(host=host, port=port, token=shown, trust=trust, is_guess=is_guess)
+    said_how = manner or Manner()
+    trust = _find_trust(said_how, fitting)
+    return Target(
+        host=host,
+        port=port,
+        token=shown,
+        trust=trust if trust is None else _with_certificate(trust, said_how, fitting),
+        allow_plaintext=_may_be_plain(said_how, fitting),
+        is_guess=is_guess,
+    )
 
 
-def _find_trust(tls_ca: Path | None, fitting: list[tuple[Path, Credentials]]) -> Trust | None:
-    if tls_ca is not None:
-        return Trust(ca=tls_ca.absolute())
+def _find_trust(manner: Manner, fitting: list[tuple[Path, Credentials]]) -> Trust | None:
+    if manner.tls_ca is not None:
+        return Trust(ca=manner.tls_ca.absolute())
     if named := os.environ.get(TLS_CA_VARIABLE):
         return Trust(ca=Path(named).absolute(), said_by=TLS_CA_VARIABLE)
     for file, own in fitting:
         if own.tls_ca is not None:
             return Trust(ca=own.tls_ca, name=own.tls_name, said_by=str(file))
     return None
+
+
+def _with_certificate(
+    trust: Trust, manner: Manner, fitting: list[tuple[Path, Credentials]]
+) -> Trust:
+    """With what to show the master, a certificate and its key always from one place."""
+    pairs: list[tuple[Path | None, Path | None]] = [
+        (manner.tls_cert, manner.tls_key),
+        (_named(TLS_CERT_VARIABLE), _named(TLS_KEY_VARIABLE)),
+        *((own.tls_cert, own.tls_key) for _, own in fitting),
+    ]
+    for certificate, key in pairs:
+        if certificate is None and key is None:
+            continue
+        if certificate is None or key is None:
+            lacking = "the certificate" if certificate is None else "the key"
+            raise BadAddress(
+                f"{lacking} to show the master is missing: --tls-cert and --tls-key go together, "
+                f"and so do {TLS_CERT_VARIABLE} and {TLS_KEY_VARIABLE}"
+            )
+        return attrs.evolve(trust, certificate=certificate.absolute(), key=key.absolute())
+    return trust
+
+
+def _named(variable: str) -> Path | None:
+    value = os.environ.get(variable)
+    return Path(value) if value else None
+
+
+def _may_be_plain(manner: Manner, fitting: list[tuple[Path, Credentials]]) -> bool:
+    if manner.allow_plaintext:
+        return True
+    if said := os.environ.get(PLAINTEXT_VARIABLE):
+        try:
+            return allowance(said)
+        except ValueError as error:
+            raise BadAddress(f"{PLAINTEXT_VARIABLE}: expected 1 or 0") from error
+    return any(own.allow_plaintext for _, own in fitting)
 
 
 def save_login(home: Path | None, target: Target, account: str, token: str) -> None:
@@ -111,6 +179,9 @@ def save_login(home: Path | None, target: Target, account: str, token: str) -> N
             token=token,
             tls_ca=None if trust is None else trust.ca,
             tls_name=None if trust is None else trust.name,
+            tls_cert=None if trust is None else trust.certificate,
+            tls_key=None if trust is None else trust.key,
+            allow_plaintext=target.allow_plaintext,
         )
         write_credentials(folder, credentials)
     except OSError as error:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import attrs
 
 from hivemind.core.admission import Ask
+from hivemind.core.ledger import MovementKind
 from hivemind.core.records import (
     Attempt,
     Capabilities,
@@ -30,7 +31,7 @@ and cost memory at both ends; the transport splits them into frames anyway."""
 INLINE_BYTES = 64 * 1024
 """Payloads and results up to this size ride in the message that needs them."""
 
-MOST_KEYS = 8
+MOST_KEYS = 32
 MOST_REVOKED = 200
 """What one keyring may hold. A revoked token costs some 35 microseconds at each end."""
 
@@ -172,6 +173,51 @@ class Identity:
     email: str
     created_at: float
     expires_at: float
+
+
+@attrs.frozen(kw_only=True)
+class Balance:
+    """What an account has, in millionths of a CPT."""
+
+    account: str
+    balance_ucpt: int
+    held_ucpt: int
+    """What is held for its unfinished tasks besides."""
+
+
+@attrs.frozen(kw_only=True)
+class HistoryEntry:
+    """A movement of the ledger as one of its two sides sees it."""
+
+    seq: int
+    at: float
+    kind: MovementKind
+    change_ucpt: int
+    """Below zero for what was given."""
+    other: str
+    """The account on the other side; empty where that is the pool itself, or a task's escrow."""
+    task_id: str = ""
+    attempt: int = 0
+    memo: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class History:
+    """One page of what an account gave and got, newest first."""
+
+    account: str
+    entries: tuple[HistoryEntry, ...]
+    next_cursor: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Transferred:
+    """A transfer is on disk."""
+
+    balance_ucpt: int
+    """What the giver has afterwards."""
+    repeated: bool = False
+    """The key was known, and nothing was moved now."""
 
 
 @attrs.frozen(kw_only=True)

@@ -83,7 +83,7 @@ class Profile:
     shm_inodes: Bound = attrs.field(factory=lambda: Bound(default=16_384, most=1_000_000))
     cpus: Bound = attrs.field(factory=lambda: Bound(default=1, most=64))
     gpus: Bound = attrs.field(factory=lambda: Bound(default=0, most=0))
-    wall: Bound = attrs.field(factory=lambda: Bound(default=3600, most=7 * 86400))
+    wall: Bound = attrs.field(factory=lambda: Bound(default=600, most=7 * 86400))
     cpu_time: Bound = attrs.field(factory=lambda: Bound(default=math.inf, most=math.inf))
     """Infinite: no limit."""
     pids: Bound = attrs.field(factory=lambda: Bound(default=256, most=4096))
@@ -131,6 +131,8 @@ class PoolRules:
     token_ttl_s: float = 86400.0
     node_token_ttl_s: float = 600.0
     join_token_ttl_s: float = 3600.0
+    retention_s: float = math.inf
+    """How long an ended task is kept, with all that is its. Infinite: for good."""
     payload_bytes: int = 100_000_000
     """The most that a program, an archive or a standard input may be."""
     uploads_in_flight_bytes: int = 8_000_000_000
@@ -138,4 +140,16 @@ class PoolRules:
     queue_per_account: int = 100_000
     """How many unfinished tasks an account may have."""
     logins_per_minute: int = 10
-    """By account and by peer address."""
+    """From one address; for one account ten times as many."""
+    key_grace_s: float = 86400.0
+    """After the signing key was changed: how long tokens of the old one are believed."""
+    grant_ucpt: int = 100_000_000
+    """What a new account gets."""
+    price_cpu_ucpt: int = 1_000_000
+    """For a CPU, for a minute; so are the other prices for a minute."""
+    price_memory_gb_ucpt: int = 1_000_000
+    """Of memory and scratch space together."""
+    price_gpu_ucpt: int = 1_000_000
+    price_gpu_memory_gb_ucpt: int = 1_000_000
+    price_least_ucpt: int = 1_000_000
+    """A task is never cheaper."""

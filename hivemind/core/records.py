@@ -100,6 +100,10 @@ class Requirements:
     gpu_memory_bytes: int = 0
     gpu_name: str = ""
     location: str = ""
+    only_account: str = ""
+    """Whose nodes alone may have it; empty: anybody's."""
+    least_trust: int = 0
+    """How far its node must be trusted."""
 
 
 @attrs.frozen(kw_only=True)
@@ -132,7 +136,7 @@ class TaskSpec:
     env: Mapping[str, str] = attrs.field(factory=dict)
     policy: str = "default"
     requirements: Requirements = attrs.field(factory=Requirements)
-    wall_s: float = 3600.0
+    wall_s: float = 600.0
     cpu_s: float | None = None
     pids: int = 256
     output_bytes: int = 16 * 1024 * 1024
@@ -174,7 +178,7 @@ class Task:
     policy: str = "default"
     priority: int = 0
     requirements: Requirements = attrs.field(factory=Requirements)
-    wall_s: float = 3600.0
+    wall_s: float = 600.0
     attempt: int = 0
     """The newest attempt's number; 0 before the first."""
     stop_requested: bool = False
@@ -266,6 +270,8 @@ class Node:
     enrolled_at: float
     last_seen_at: float = 0.0
     trust: int = 50
+    is_drained: bool = False
+    """Its owner wants it to be given nothing more, until it is resumed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -305,6 +311,11 @@ class Capabilities:
     """``enabled`` when isolation is whole."""
     address: str = ""
     """``HOST:PORT`` of its own services; empty where it does not tell."""
+
+    @property
+    def has_whole_sandbox(self) -> bool:
+        """Whether isolation is whole."""
+        return self.sandbox == "enabled"
 
 
 @attrs.frozen(kw_only=True)

@@ -18,6 +18,10 @@ from hivemind.rpc.contract.faults import NamedFault, denied, invalid
 from hivemind.rpc.errors import ErrorCode
 
 _MOST_TTL_S = 30 * 86400.0
+_ADDRESSES_PER_ACCOUNT = 10
+"""For so many addresses' worth of tries an account takes logins, from wherever they come: one
+stranger alone cannot keep its owner out, and many together still guess slowly."""
+_MOST_GRACE_S = 30 * 86400.0
 
 
 class Accounts:
@@ -33,8 +37,12 @@ class Accounts:
         clock: Callable[[], float],
         rates: RateLimiter,
         is_open: Callable[[], bool],
+        on_rotated: Callable[[], object] = lambda: None,
     ) -> None:
-        """``is_open``: whether anybody may register without an invitation."""
+        """``is_open``: whether anybody may register without an invitation. ``on_rotated`` is called
+        when tokens are signed with a new key; it may not wait.
+        """
+        self._on_rotated = on_rotated
         self._reactor = reactor
         self._authority = authority
         self._secrets = secrets
@@ -81,7 +89,7 @@ class Accounts:
         NamedFault or CallRefused.
         """
         self._rates.check("login from", peer.rpartition(":")[0])
-        self._rates.check("login to", name[:64])
+        self._rates.check("login to", name[:64], times=_ADDRESSES_PER_ACCOUNT)
         account = self._reactor.cluster.accounts.get(name)
         stored = account.password_hash if account is not None else ""
         matches = len(password.encode()) <= MAX_PASSWORD_BYTES and await self._passwords.matches(
@@ -156,3 +164,28 @@ class Accounts:
             raise denied("this token is another account's", ErrorCode.INVALID_SESSION)
         revoked = RevokedToken(token_id=claims.token_id, expires_at=claims.expires_at)
         await self._reactor.perform(lambda turn: commands.revoke(turn, revoked))
+
+    async def set_role(self, caller: Principal, name: str, role: str) -> None:
+        """Let an account do more, or less; for admins. Raises NamedFault or CallRefused."""
+        if caller.role != Role.ADMIN:
+            raise denied("only an admin may give roles; ask one")
+        try:
+            chosen = Role(role)
+        except ValueError as error:
+            known = ", ".join(Role)
+            raise invalid(f"role {role[:32]!a} is not known; choose one of {known}") from error
+        await self._reactor.perform(lambda turn: commands.set_role(turn, name, chosen))
+
+    async def rotate_keys(self, caller: Principal, grace_s: float | None) -> float:
+        """Make a new signing key, for admins; until when tokens of the old one are believed.
+
+        Raises CallRefused.
+        """
+        if caller.role != Role.ADMIN:
+            raise denied("only an admin may change the signing key; ask one")
+        grace = self._rules().key_grace_s if grace_s is None else grace_s
+        if not 0 <= grace <= _MOST_GRACE_S:
+            raise invalid("tokens of an old key may be believed for up to 30 days; give less")
+        until = await self._authority.rotate(grace)
+        self._on_rotated()
+        return until

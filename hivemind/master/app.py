@@ -1,13 +1,10 @@
 """The master, put together."""
 
 import secrets
-import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
-import attrs
 import structlog
 import trio
 
@@ -16,30 +13,39 @@ from hivemind.core.policy import PoolRules, Profile
 from hivemind.core.records import Account, Task
 from hivemind.master.accounts import Accounts
 from hivemind.master.authority import Authority
-from hivemind.master.bell import Bells
+from hivemind.master.bell import Bell, Bells
 from hivemind.master.enrolment import Enroller
 from hivemind.master.founding import found
 from hivemind.master.links import Links
 from hivemind.master.nodes import Nodes
 from hivemind.master.output import OutputFolder
+from hivemind.master.payments import Payments
+from hivemind.master.public_tasks import PublicTasks
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
+from hivemind.master.retention import Retention
 from hivemind.master.secrets import OneTimeSecrets
 from hivemind.master.session import SessionTools
 from hivemind.master.tasks import Tasks
+from hivemind.master.tls import load_tls, local_host
 from hivemind.master.uploads import Uploads
 from hivemind.rpc.auth import Authenticator
 from hivemind.rpc.budget import ByteBudget
+from hivemind.rpc.contract.accounts import MESSAGE_TOKENS as ACCOUNT_TOKENS
 from hivemind.rpc.contract.accounts import serve_accounts, serve_users
+from hivemind.rpc.contract.credits import serve_credits
 from hivemind.rpc.contract.link import OPEN_METHODS as OPEN_LINK_METHODS
 from hivemind.rpc.contract.link import serve_link
 from hivemind.rpc.contract.nodes import serve_nodes
+from hivemind.rpc.contract.public_tasks import MESSAGE_TOKENS as TASK_TOKENS
+from hivemind.rpc.contract.public_tasks import SPOOLED_FIELDS, PublicTaskCalls
 from hivemind.rpc.contract.serving import Servable, with_reflection
 from hivemind.rpc.contract.tasks import serve_tasks
 from hivemind.rpc.health import Health
+from hivemind.rpc.plaintext import check_listeners
 from hivemind.rpc.server import Server, open_listeners
 from hivemind.rpc.spool import Spool
-from hivemind.rpc.tls import name_to_expect, server_tls
+from hivemind.rpc.tls import BadCertificate
 from hivemind.settings.credentials import Credentials, write_credentials
 from hivemind.settings.daemon import MasterConfig, format_address
 from hivemind.settings.errors import SettingsError
@@ -83,30 +89,6 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-@attrs.frozen
-class _Tls:
-    """The master's end of TLS, and what those on this machine need to know it."""
-
-    context: ssl.SSLContext
-    certificate: Path
-    name: str
-    """A name that the certificate is for."""
-
-
-def _load_tls(config: MasterConfig) -> _Tls | None:
-    """Raises BadCertificate."""
-    certificate, key = config.tls_cert, config.tls_key
-    if certificate is None or key is None:
-        return None
-    name = name_to_expect(certificate, key, _local_host(config.host))
-    return _Tls(server_tls(certificate, key), certificate, name)
-
-
-def _local_host(listens_at: str) -> str:
-    """Where programs on this machine reach a master that listens there."""
-    return "127.0.0.1" if listens_at in {"0.0.0.0", "::", ""} else listens_at  # noqa: S104
-
-
 class Master:
     """A master that serves; made by ``open_master``."""
 
@@ -119,7 +101,7 @@ class Master:
     ) -> None:
         """The server takes the listeners over, and closes them."""
         self._config = config
-        self._tls = _load_tls(config)
+        self._tls = load_tls(config)
         self._store = store
         self._policies = policies
         self._listeners = list(listeners)
@@ -136,10 +118,12 @@ class Master:
             budget=ByteBudget(self.rules().uploads_in_flight_bytes),
             max_bytes=self.rules().payload_bytes,
         )
+        self._uploads = Uploads(self._blobs, self._spool, lambda: self.rules().payload_bytes)
         self._links = self._make_links()
         self._tasks = self._make_tasks()
         self._health = Health()
         self._server: Server | None = None
+        self._stale_credentials = Bell()
         self._drained = trio.Event()
         self.reactor.on_published = self._publish
         self.reactor.on_reload = self._reload
@@ -149,13 +133,30 @@ class Master:
         return self._policies.pool
 
     def reload_policies(self) -> None:
-        """Read the policy files again. A bad one keeps what was in force, and is logged."""
+        """Read the policy files again, and the certificates, which are for the connections to come.
+
+        A bad one keeps what was in force, and is logged.
+        """
         try:
             self._policies = load_policies(self._config.home)
         except SettingsError as error:
             log.error("policies_not_reloaded", error=str(error))
         else:
             log.info("policies_reloaded")
+        self._reload_tls()
+
+    def _reload_tls(self) -> None:
+        if self._tls is None:
+            return
+        try:
+            self._tls = load_tls(self._config)
+        except BadCertificate as error:
+            log.error("certificate_not_reloaded", error=str(error))
+            return
+        if self._server is not None:
+            self._server.use_tls(None if self._tls is None else self._tls.context)
+        self._stale_credentials.ring()
+        log.info("certificate_reloaded")
 
     async def drain(self) -> None:
         """Take no new call, let those in flight end within the grace, and return.
@@ -209,7 +210,7 @@ class Master:
             self._store,
             profiles=lambda: self._policies.profiles,
             rules=self.rules,
-            uploads=Uploads(self._blobs, self._spool, lambda: self.rules().payload_bytes),
+            uploads=self._uploads,
             blobs=self._blobs,
             output=self._output,
             bells=self.bells,
@@ -232,18 +233,37 @@ class Master:
             clock=time.time,
             rates=self._rates,
             is_open=self._is_registration_open,
+            on_rotated=self._stale_credentials.ring,
         )
+        payments = Payments(self.reactor, self._store, clock=time.time)
         services: list[Servable] = [
-            serve_users(accounts),
+            serve_users(accounts, payments),
+            serve_credits(payments),
             serve_accounts(accounts),
             serve_tasks(self._tasks),
+            PublicTaskCalls(
+                PublicTasks(
+                    self.reactor,
+                    self._store,
+                    self._tasks,
+                    uploads=self._uploads,
+                    output=self._output,
+                )
+            ),
             serve_nodes(Nodes(self.reactor, self._links, rules=self.rules)),
             serve_link(self._links),
             self._health,
         ]
         return Server(
             with_reflection(services),
-            authenticator=Authenticator(open_methods=OPEN_METHODS, verify=self._authority.verify),
+            authenticator=Authenticator(
+                open_methods=OPEN_METHODS,
+                verify=self._authority.verify,
+                message_tokens={**ACCOUNT_TOKENS, **TASK_TOKENS},
+                certified=frozenset() if self._tls is None else self._tls.certified,
+            ),
+            spool=self._spool,
+            spooled=SPOOLED_FIELDS,
             tls=None if self._tls is None else self._tls.context,
         )
 
@@ -264,6 +284,7 @@ class Master:
             Service(name="reactor", run=self.reactor.run),
             Service(name="founding", run=self._found, restart=Restart.TEMPORARY),
             Service(name="links", run=self._links.run),
+            Service(name="retention", run=self._keep_no_longer),
             Service(name="server", run=self._serve),
         )
 
@@ -279,6 +300,20 @@ class Master:
         # Drained: nothing is left to serve, and the owner is about to leave.
         await trio.sleep_forever()
 
+    async def _keep_no_longer(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        retention = Retention(
+            self.reactor,
+            self._store,
+            output=self._output,
+            blobs=self._blobs,
+            rules=self.rules,
+            clock=time.time,
+        )
+        task_status.started()
+        await retention.run()
+
     async def _found(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -288,7 +323,8 @@ class Master:
         task_status.started()
         wait_s = self.rules().token_ttl_s / 2
         while True:
-            await trio.sleep(wait_s)
+            with trio.move_on_after(wait_s):
+                await self._stale_credentials.wait()
             try:
                 await self._write_credentials(admin)
                 wait_s = self.rules().token_ttl_s / 2
@@ -297,14 +333,18 @@ class Master:
                 wait_s = _CREDENTIALS_RETRY_S
 
     async def _write_credentials(self, admin: Account) -> None:
-        host = _local_host(self.address[0])
+        host = local_host(self.address[0])
         tls = self._tls
+        shown = (None, None) if tls is None else tls.client_certificate or (None, None)
         credentials = Credentials(
             master=format_address(host, self.address[1]),
             account=admin.name,
             token=self._authority.account_token(admin, self.rules().token_ttl_s),
             tls_ca=None if tls is None else tls.certificate,
             tls_name=None if tls is None or tls.name == host else tls.name,
+            tls_cert=shown[0],
+            tls_key=shown[1],
+            allow_plaintext=self._config.allow_plaintext,
         )
         await trio.to_thread.run_sync(write_credentials, self._config.home, credentials)
 
@@ -326,14 +366,16 @@ async def open_master(config: MasterConfig) -> AsyncIterator[Master]:
 
     Leaving the block without ``drain`` cuts calls off; nothing that was acknowledged is lost.
 
-    Raises BadCertificate, PortInUse, SettingsError for the home and its policies, StoreError for
-    the database: each one line that says what to do. A failure that restarting does not mend is
-    raised in the block.
+    Raises BadCertificate, PortInUse, ListensInPlaintext, SettingsError for the home and its
+    policies, StoreError for the database: each one line that says what to do. A failure that
+    restarting does not mend is raised in the block.
     """
     policies = load_policies(config.home)
     # Before the home is touched: an address that is taken leaves no half-made home behind.
     listeners = await open_listeners(*config.listen)
     try:
+        if config.tls_cert is None and not config.allow_plaintext:
+            check_listeners(listeners)
         make_home(config.home)
         async with open_sqlite_store(config.home / "master.db") as store:
             master = Master(config, store, policies, listeners)

@@ -4,9 +4,12 @@ A file is a row of frames: stream (1 byte), time (8, seconds since the epoch), l
 Followers read the file, woken by appends; so a slow one holds nothing up and costs no memory.
 """
 
+import contextlib
 import os
+import shutil
 import struct
 import weakref
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +22,8 @@ from hivemind.core.records import OutputChunk, OutputStream
 _HEADER = struct.Struct("<BdI")
 _FRAME_BYTES = 64 * 1024
 """The most data in one frame, so that a reader's buffer always holds a whole one."""
+_MARK_BYTES = 256 * 1024
+"""How far apart the places are that a log knows, from which a reader may begin."""
 _READ_BYTES = 4 * (_FRAME_BYTES + _HEADER.size)
 
 
@@ -45,10 +50,18 @@ class _Extent:
 class OutputLog:
     """One attempt's output. Appends come from one link at a time; followers are any number."""
 
-    def __init__(self, path: Path, extent: _Extent, on_growth: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        extent: _Extent,
+        on_growth: Callable[[], None],
+        marks: Sequence[_Extent] = (),
+    ) -> None:
         self._path = path
         self._on_growth = on_growth
         self._extent = extent
+        self._marks = list(marks)
+        """Where frames begin, some way apart, in order."""
         self._lock = trio.Lock()
         self._grown = trio.Event()
 
@@ -83,6 +96,7 @@ class OutputLog:
                 return
             block = b"".join(frames)
             await trio.to_thread.run_sync(_write_at, self._path, extent.file_bytes, block)
+            _mark(self._marks, extent)
             self._extent = _Extent(size, extent.file_bytes + len(block))
             grown, self._grown = self._grown, trio.Event()
             grown.set()
@@ -101,7 +115,9 @@ class OutputLog:
 
     def follow(self, offset: int = 0) -> "Follower":
         """A place in this log, from which to read on."""
-        return Follower(log=self, offset=offset)
+        known = bisect_right(self._marks, offset, key=lambda mark: mark.size)
+        near = self._marks[known - 1] if known else _Extent()
+        return Follower(log=self, offset=offset, position=near.file_bytes, at=near.size)
 
     def sync_chunks(self, stream: OutputStream) -> Iterator[bytes]:
         """One stream's output up to now, for a thread to read."""
@@ -130,7 +146,9 @@ class Follower:
     offset: int
     """Bytes of both streams that were read, or need not be."""
     _position: int = 0
+    """A frame's beginning in the file, ..."""
     _at: int = 0
+    """... and in both streams."""
 
     async def next_batch(self) -> tuple[OutputChunk, ...]:
         """The next output that is there now; empty where there is none."""
@@ -156,6 +174,10 @@ class OutputFolder:
         )
         self._opening: dict[tuple[str, int], trio.Event] = {}
 
+    async def remove(self, task_id: str) -> None:
+        """Remove what is there of a task that has ended; none of it is no error."""
+        await trio.to_thread.run_sync(_remove_folder, self._root / task_id)
+
     async def log(self, task_id: str, attempt: int) -> OutputLog:
         """The attempt's log, empty where nothing was written yet.
 
@@ -173,8 +195,8 @@ class OutputFolder:
             measured = self._opening[key] = trio.Event()
             try:
                 path = self._root / task_id / f"{attempt}.log"
-                extent = await trio.to_thread.run_sync(_measure, path)
-                known = OutputLog(path, extent, partial(self._on_growth, task_id))
+                extent, marks = await trio.to_thread.run_sync(_measure, path)
+                known = OutputLog(path, extent, partial(self._on_growth, task_id), marks)
                 self._open[key] = known
             finally:
                 del self._opening[key]
@@ -223,12 +245,23 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def _measure(path: Path) -> _Extent:
-    """What whole frames a file holds; a torn one at its end does not count."""
+def _remove_folder(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def _mark(marks: list[_Extent], place: _Extent) -> None:
+    if place.size - (marks[-1].size if marks else 0) >= _MARK_BYTES:
+        marks.append(place)
+
+
+def _measure(path: Path) -> tuple[_Extent, list[_Extent]]:
+    """What whole frames a file holds, and marks in it; a torn one at its end does not count."""
+    marks: list[_Extent] = []
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        return _Extent()
+        return _Extent(), marks
     with file:
         total = os.fstat(file.fileno()).st_size
         position = size = 0
@@ -238,8 +271,9 @@ def _measure(path: Path) -> _Extent:
             end = position + _HEADER.size + length
             if end > total or length > _FRAME_BYTES or stream not in _STREAMS:
                 break
+            _mark(marks, _Extent(size, position))
             position, size = end, size + length
-        return _Extent(size, position)
+        return _Extent(size, position), marks
 
 
 _STREAMS = frozenset(int(stream) for stream in OutputStream)

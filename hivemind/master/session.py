@@ -202,9 +202,13 @@ class Session:
                 if after is not None:
                     await after.wait()
                 await self._converse(batches)
-        except (OutputError, LifecycleError) as error:
+        except OutputError as error:
             log.warning("link_cut", node_id=self.node_id, error=str(error))
             self.end(MalformedMessage(str(error)))
+        except LifecycleError as error:
+            log.warning("link_cut", node_id=self.node_id, error=str(error))
+            self.end(MalformedMessage(str(error)))
+            await self._distrust()
         except StoreError as error:
             log.error("link_cut", node_id=self.node_id, error=str(error))
             self.end(unavailable("the master cannot store reports now; connect again"))
@@ -222,6 +226,13 @@ class Session:
         finally:
             self.end()
             self.gone.set()
+
+    async def _distrust(self) -> None:
+        """Have the cluster know that this node said what cannot be true."""
+        try:
+            await self._tools.reactor.perform(lambda turn: commands.distrust(turn, self.node_id))
+        except CallRefused as error:
+            log.warning("distrust_not_stored", node_id=self.node_id, error=str(error))
 
     async def _converse(self, batches: AsyncIterator[tuple[WorkerItem, ...]]) -> None:
         first: tuple[WorkerItem, ...] | None = ()

@@ -32,6 +32,7 @@ from hivemind.core.messages import (
     WatchQuery,
 )
 from hivemind.core.policy import PoolRules, Profile
+from hivemind.core.prices import Quote
 from hivemind.core.records import (
     Account,
     Attempt,
@@ -42,12 +43,12 @@ from hivemind.core.records import (
     TaskSpec,
     TaskState,
 )
-from hivemind.master import commands
+from hivemind.master import charging, commands
 from hivemind.master.bell import Bell, Bells
 from hivemind.master.output import Follower, OutputFolder
 from hivemind.master.reactor import Reactor
 from hivemind.master.results import ResultParts, result_pieces
-from hivemind.master.uploads import Uploads
+from hivemind.master.uploads import Uploaded, Uploads
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.contract.faults import (
     NamedFault,
@@ -58,7 +59,7 @@ from hivemind.rpc.contract.faults import (
     unavailable,
 )
 from hivemind.rpc.contract.specs import encode_spec
-from hivemind.rpc.errors import ErrorCode
+from hivemind.rpc.errors import CallRefused, ErrorCode
 from hivemind.store.api import BadCursor, DuplicateTask, Store
 from hivemind.store.blobs import BlobFolder
 from hivemind.store.changes import NewTask
@@ -105,6 +106,12 @@ class Tasks:
 
     # --- submit ---
 
+    async def quote(self, caller: Principal, submission: Submission) -> Quote:
+        """What a task like this would cost; nothing is submitted. Raises CallRefused."""
+        account = self._reactor.cluster.accounts[caller.account]
+        task, _ = self._draft(account, submission)
+        return charging.quote_now(self._reactor.cluster, task, self._rules())
+
     async def submit(
         self, caller: Principal, submission: Submission, chunks: AsyncIterator[UploadChunk]
     ) -> Submitted:
@@ -114,7 +121,12 @@ class Tasks:
         known = await self._known(task)
         if known is not None:
             return known
-        # Looked at again in its turn; before it, so that nothing is uploaded in vain.
+        # Both are looked at again in its turn; before it, so that nothing is uploaded in vain.
+        most_ucpt = submission.ask.max_ucpt
+        offer = charging.quote_now(self._reactor.cluster, task, self._rules())
+        refusal = charging.refusal_of(offer, task, most_ucpt=most_ucpt)
+        if refusal is not None:
+            return await self._known_or_refused(task, refusal)
         commands.check_unfinished(
             account.name,
             self._reactor.cluster.unfinished_of[account.name],
@@ -122,30 +134,83 @@ class Tasks:
         )
         async with self._uploads.receive(chunks, with_stdin=submission.has_stdin) as uploaded:
             _check_payload(submission.kind, uploaded.payload.head)
-            new = NewTask(
-                task=task,
-                spec=encode_spec(spec),
-                payload=uploaded.payload.blob,
-                stdin=uploaded.stdin.blob,
-            )
-            most = self._rules().queue_per_account
-            made: Task | None = None
-            refusal = ""
+            return await self._take(task, spec, uploaded, most_ucpt)
+
+    async def submit_upload(
+        self, owner: str, submission: Submission, uploaded: Uploaded
+    ) -> Submitted:
+        """As ``submit``, for bytes that are here already, and for an account that may be another's
+        than the caller's.
+
+        A submission with the id and the very bytes of a task of the account's is that task.
+        """
+        account = self._reactor.cluster.accounts[owner]
+        task, spec = self._draft(account, submission)
+        twin = await self._twin(task)
+        if twin is None:
             try:
-                made = await self._reactor.settle(
-                    lambda turn: commands.submit(turn, new, most_unfinished=most)
-                )
-            except DuplicateTask as error:
-                refusal = str(error)
-            if made is None:
-                known = await self._known(task)
-                if known is None:
-                    raise taken(refusal)
-                made = attrs.evolve(task, id=known.task_id)
-            if made.id != task.id:
-                await self._uploads.discard(uploaded.payload)
-                await self._uploads.discard(uploaded.stdin)
-                return Submitted(task_id=made.id, repeated=True)
+                return await self._take(task, spec, uploaded, submission.ask.max_ucpt)
+            except CallRefused:
+                # Another upload of the same may have come first.
+                twin = await self._twin(task)
+                if twin is None:
+                    raise
+        if not await self._is_same(twin, uploaded.payload.blob):
+            raise taken(
+                f"your task {twin.id} has the id {task.client_id!a} and other bytes; choose another"
+                " id"
+            )
+        await self._uploads.discard(uploaded.payload)
+        return Submitted(task_id=twin.id, repeated=True)
+
+    async def _twin(self, task: Task) -> Task | None:
+        if not task.client_id:
+            return None
+        return await self._store.find_task(task.account, client_id=task.client_id)
+
+    async def _is_same(self, twin: Task, blob: Blob | None) -> bool:
+        stored = await self._store.spec(twin.id)
+        kept = None if stored is None else stored.payload
+        if kept is None or blob is None or kept.size != blob.size:
+            return False
+        async with (
+            self._blobs.open_read(kept) as chunks,
+            self._blobs.open_read(blob) as others,
+        ):
+            async for chunk in chunks:
+                if chunk != await anext(others, b""):
+                    return False
+        return True
+
+    async def _take(
+        self, task: Task, spec: TaskSpec, uploaded: Uploaded, most_ucpt: int | None
+    ) -> Submitted:
+        """Commit a task with its bytes. Raises CallRefused."""
+        new = NewTask(
+            task=task,
+            spec=encode_spec(spec),
+            payload=uploaded.payload.blob,
+            stdin=uploaded.stdin.blob,
+        )
+        most = self._rules().queue_per_account
+        made: Task | None = None
+        refusal: CallRefused | None = None
+        try:
+            made = await self._reactor.settle(
+                lambda turn: commands.submit(turn, new, most_unfinished=most, most_ucpt=most_ucpt)
+            )
+        except DuplicateTask as error:
+            refusal = taken(str(error))
+        except NamedFault as fault:
+            # Too dear, perhaps because the very same submit was here just before.
+            refusal = fault
+        if refusal is not None:
+            known = await self._known_or_refused(task, refusal)
+            made = attrs.evolve(task, id=known.task_id)
+        if made is not None and made.id != task.id:
+            await self._uploads.discard(uploaded.payload)
+            await self._uploads.discard(uploaded.stdin)
+            return Submitted(task_id=made.id, repeated=True)
         return Submitted(task_id=task.id)
 
     def _draft(self, account: Account, submission: Submission) -> tuple[Task, TaskSpec]:
@@ -216,11 +281,18 @@ class Tasks:
                 )
         return None
 
+    async def _known_or_refused(self, task: Task, refusal: CallRefused) -> Submitted:
+        """As ``_known``, and the refusal is raised where no earlier call made the task."""
+        known = await self._known(task)
+        if known is None:
+            raise refusal
+        return known
+
     # --- look ---
 
     async def get(self, caller: Principal, task_id: str) -> TaskDetail:
         """A task with its attempts. Raises CallRefused."""
-        task = await self._find(caller, task_id)
+        task = await self.find(caller, task_id)
         return TaskDetail(task=task, attempts=await self._store.attempts(task.id))
 
     async def list(self, caller: Principal, query: ListQuery) -> TaskList:
@@ -243,19 +315,19 @@ class Tasks:
 
     async def explain(self, caller: Principal, task_id: str) -> Explanation:
         """Why the task is where it is. Raises CallRefused."""
-        task = await self._find(caller, task_id)
+        task = await self.find(caller, task_id)
         cluster = self._reactor.cluster
         return explain(task, cluster.fleet, cluster.queue, trio.current_time())
 
     async def stop(self, caller: Principal, task_id: str) -> Task:
         """Ask for the task's end; the wish is on disk when this returns. Raises CallRefused."""
-        task = await self._find(caller, task_id)
+        task = await self.find(caller, task_id)
         if task.state.is_end:
             return task
         stopped = await self._reactor.perform(
             lambda turn: commands.stop(turn, task.id, caller.account)
         )
-        return stopped if stopped is not None else await self._find(caller, task.id)
+        return stopped if stopped is not None else await self.find(caller, task.id)
 
     # --- watch and fetch ---
 
@@ -264,7 +336,7 @@ class Tasks:
 
         Output is read from its file, so a slow watcher holds nothing up. Raises CallRefused.
         """
-        found = await self._find(caller, query.task_id)
+        found = await self.find(caller, query.task_id)
         bell = Bell()
         with self._bells.hung(found.id, bell):
             number = query.attempt or max(found.attempt, 1)
@@ -297,11 +369,17 @@ class Tasks:
 
     async def download(self, caller: Principal, task_id: str) -> AsyncGenerator[bytes, None]:
         """The result's zip in pieces. Raises CallRefused for a task that has not ended."""
-        task = await self._find(caller, task_id)
+        task = await self.find(caller, task_id)
         if not task.state.is_end:
             raise not_now(
                 f"task {task.id} is {task.state}; wait for its end, then fetch its result"
             )
+        async with aclosing(self.result_pieces(task)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def result_pieces(self, task: Task) -> AsyncGenerator[bytes, None]:
+        """An ended task's result, the same bytes every time."""
         attempt = await self._newest_attempt(task)
         blob: Blob | None = None
         if attempt is not None:
@@ -333,7 +411,7 @@ class Tasks:
             raise _no_such_task(task_id)
         return task
 
-    async def _find(self, caller: Principal, task_id: str) -> Task:
+    async def find(self, caller: Principal, task_id: str) -> Task:
         """The task of this id, or the caller's task that it calls by this id.
 
         Raises CallRefused: there is none, or it is another account's.

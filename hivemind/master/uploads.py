@@ -4,6 +4,7 @@ arrive.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 import attrs
 import trio
@@ -87,6 +88,29 @@ class Uploads:
                     await self.discard(upload)
             raise
 
+    @asynccontextmanager
+    async def take(self, file: SpoolFile) -> AsyncIterator[Uploaded]:
+        """A payload that came whole, as ``receive`` gives it, with the same care for its file.
+
+        Raises CallRefused.
+        """
+        await file.finish()
+        payload = Upload(blob=None, head=b"")
+        if 0 < file.size_bytes <= INLINE_BYTES:
+            data = await file.read()
+            payload = Upload(blob=Blob(size=len(data), inline=data), head=data[:_HEAD_BYTES])
+        elif file.size_bytes:
+            head = await trio.to_thread.run_sync(_read_head, file.path)
+            payload = await self._adopt(file, head)
+        try:
+            yield Uploaded(payload=payload, stdin=Upload(blob=None, head=b""))
+        except Unsettled:
+            raise
+        except BaseException:
+            with trio.move_on_after(_CLEANUP_S, shield=True):
+                await self.discard(payload)
+            raise
+
     async def discard(self, upload: Upload) -> None:
         """Remove the upload's file, if it has one."""
         if upload.blob is not None:
@@ -110,6 +134,11 @@ class Uploads:
     async def _adopt(self, file: SpoolFile, head: bytes) -> Upload:
         await file.finish()
         return Upload(blob=await self._blobs.adopt(file.path), head=head)
+
+
+def _read_head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD_BYTES)
 
 
 async def _first_bytes(pieces: AsyncIterator[bytes]) -> bytes:

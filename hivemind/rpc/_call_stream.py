@@ -60,6 +60,10 @@ class CallSetting:
         listen(_Target(self.dispatch), RecvRequest, self.authenticator.on_request)
 
 
+def _most_bytes(spool: Spool, spooled: SpooledField) -> int:
+    return spool.max_bytes if spooled.max_bytes is None else spooled.max_bytes
+
+
 @attrs.define
 class _Target:
     __dispatch__: ServerDispatch
@@ -131,7 +135,7 @@ class CallStream(ServerCallStream[R, S]):
         limit = config.message_limit(self._context.method, is_open=is_stranger)
         spool = self._setting.spool
         if spooled is not None and spool is not None:
-            limit = spool.max_bytes + spooled.rest_bytes
+            limit = _most_bytes(spool, spooled) + spooled.rest_bytes
         if is_stranger and not self._has_message:
             length = await self._first_prefix(limit)
         else:
@@ -162,7 +166,10 @@ class CallStream(ServerCallStream[R, S]):
     ) -> bytes:
         self.has_upload = True
         file = await self._uploads.enter_async_context(
-            spool.open_file(announced_bytes=max(0, length - spooled.rest_bytes))
+            spool.open_file(
+                announced_bytes=max(0, length - spooled.rest_bytes),
+                max_bytes=_most_bytes(spool, spooled),
+            )
         )
         rest = await split_field(self.h2_stream.buffer, length, spooled, file, deadline_s)
         self._context.upload = file
@@ -172,6 +179,14 @@ class CallStream(ServerCallStream[R, S]):
         if not self._reply.size_bytes:
             self._reply = Reservation(self._setting.budget, self._context.owner)
         await self._reply.grow(size_bytes)
+
+    async def send_message(self, message: S) -> None:
+        """Send a message, and after it the tail of a reply that the handler gave one."""
+        tail, self._context.reply_tail = self._context.reply_tail, None
+        if tail is None:
+            await super().send_message(message)
+        else:
+            await self.send_with_tail(message, tail.size_bytes, tail.chunks)
 
     def give_back(self) -> None:
         """Give back what the call held of the budget."""

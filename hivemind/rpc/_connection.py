@@ -11,7 +11,7 @@ from h2.errors import ErrorCodes
 from hivemind.rpc._call import Call
 from hivemind.rpc._call_stream import CallSetting
 from hivemind.rpc._grpclib import Headers, LinkStream
-from hivemind.rpc._link import CLOSE_S, Link, handshake
+from hivemind.rpc._link import CLOSE_S, Link, handshake, tell_alert
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +56,7 @@ class ServerConnection:
                     log.info(
                         "rpc_handshake_failed", peer=self.link.peer_address, reason=refusal.reason
                     )
+                    await tell_alert(self._stream)
                 elif not draining.is_set():
                     await self._serve()
         finally:

@@ -384,6 +384,41 @@ async def _shake_hands(stream: trio.SSLStream[trio.SocketStream]) -> HandshakeRe
     return None
 
 
+async def tell_alert(stream: trio.abc.Stream) -> None:
+    """Send what TLS has to say to the peer of a handshake that failed, and hear it out a moment.
+
+    Trio drops it, and the peer would not learn that it was its certificate that was refused.
+    """
+    if not isinstance(stream, trio.SSLStream):
+        return
+    raw = stream.transport_stream
+    with (
+        trio.move_on_after(LINGER_S),
+        suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError),
+    ):
+        if alert := stream._outgoing.read():
+            await raw.send_all(alert)
+        await raw.send_eof()
+        while await raw.receive_some(READ_BYTES):
+            pass
+
+
+def certificate_alert(reason: str) -> str:
+    """The peer's word for what is wrong with our certificate, where ``reason`` holds one."""
+    return next((said for alert, said in _CERTIFICATE_ALERTS.items() if alert in reason), "")
+
+
+_CERTIFICATE_ALERTS = {
+    "ALERT_CERTIFICATE_REQUIRED": "it wants one",
+    "ALERT_UNKNOWN_CA": "another authority signed it",
+    "ALERT_CERTIFICATE_EXPIRED": "it has expired",
+    "ALERT_BAD_CERTIFICATE": "it is not valid",
+    "ALERT_UNSUPPORTED_CERTIFICATE": "it is not for clients",
+    "ALERT_CERTIFICATE_UNKNOWN": "it is not accepted",
+}
+"""By OpenSSL's names of TLS's alerts (RFC 8446, section 6.2)."""
+
+
 def broken_reason(error: BaseException) -> str:
     """What a broken connection has to say for itself, in one line."""
     cause = error.__cause__

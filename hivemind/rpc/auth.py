@@ -47,15 +47,28 @@ class Authenticator:
     open_methods: frozenset[str]
     verify: Verify
     message_tokens: Mapping[str, str] = attrs.field(factory=dict)
+    certified: frozenset[str] = frozenset()
+    """Methods, or services as ``/package.Service/``, for peers with a certificate alone."""
 
     async def on_request(self, event: RecvRequest) -> None:
         """Check one call before its handler starts; raises CallRefused."""
         call, token = current_call(), _bearer(event.metadata)
+        self._check_certificate(call)
         if event.method_name in self.open_methods:
             if token:
                 call.principal = await self._principal_or_none(token, call.peer)
         elif token or event.method_name not in self.message_tokens:
             call.principal = await self._principal(token, call.peer)
+
+    def _check_certificate(self, call: CallContext) -> None:
+        service = call.method[: call.method.rindex("/") + 1]
+        if call.peer_certificate or not {call.method, service} & self.certified:
+            return
+        raise CallRefused(
+            Status.PERMISSION_DENIED,
+            "this is for workers with a certificate of the pool's authority: start the worker with "
+            "--tls-cert and --tls-key (`hivemind tls issue` makes them)",
+        )
 
     async def on_message(self, call: CallContext, message: object) -> None:
         """Take the token from the first message, where the method allows and metadata had none."""

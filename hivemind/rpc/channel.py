@@ -30,9 +30,16 @@ from hivemind.rpc._grpclib import (
     StreamTerminatedError,
     WireDeadline,
 )
-from hivemind.rpc._link import Link, handshake
+from hivemind.rpc._link import Link, certificate_alert, handshake
 from hivemind.rpc.config import TransportConfig
-from hivemind.rpc.errors import CertificateRefused, ConnectFailed, NoGrpc, TlsFailed
+from hivemind.rpc.errors import (
+    CertificateRefused,
+    ConnectFailed,
+    NoGrpc,
+    OwnCertificateRefused,
+    TlsFailed,
+)
+from hivemind.rpc.plaintext import check_peer
 
 
 class Channel(CallChannel):
@@ -149,18 +156,26 @@ async def open_channel(
     server_name: str | None = None,
     config: TransportConfig | None = None,
     metadata: Mapping[str, str] | None = None,
+    allow_plaintext: bool = False,
 ) -> AsyncIterator[Channel]:
     """Connect to a gRPC server. Leaving the block closes the connection and ends its calls.
 
     `tls` verifies the server, by `server_name` where its certificate is for another name than
     `host`, and shows a certificate where it has one; `metadata` goes with every call, a token for
-    instance.
+    instance. Without `tls`, only a server on this machine is spoken to, unless `allow_plaintext`.
 
     Raises:
-        ConnectFailed: nobody listens; TlsFailed and NoGrpc where somebody else does.
+        ConnectFailed: nobody listens; TlsFailed and NoGrpc where somebody else does;
+            PlaintextRefused where it would be another machine's.
     """
     config = config or TransportConfig()
     stream = await _connect(host, port, tls, server_name or host, config)
+    if isinstance(stream, trio.SocketStream) and not allow_plaintext:
+        try:
+            check_peer(stream, f"{host}:{port}")
+        except ConnectFailed:
+            await trio.aclose_forcefully(stream)
+            raise
     link = Link(
         stream, is_client=True, config=config, acceptor=_NoCalls(), peer_address=(host, port)
     )
@@ -220,6 +235,8 @@ async def _connect(
             return stream
         await trio.aclose_forcefully(stream)
         text = f"cannot connect to {where}: {refusal.reason}"
+        if said := certificate_alert(refusal.reason):
+            raise OwnCertificateRefused(f"{where} refuses this end's certificate: {said}", said)
         if refusal.certificate_fault:
             raise CertificateRefused(text, refusal.certificate_fault)
         raise TlsFailed(text, refusal.reason)
@@ -241,6 +258,10 @@ async def _await_ready(
     if not link.ready.is_set():
         reason = link.closed_because or f"no answer within {config.connect_s:g} s"
         link.close(reason, flush=False)
+        if said := certificate_alert(reason):
+            raise OwnCertificateRefused(
+                f"{host}:{port} refuses this end's certificate: {said}", said
+            )
         raise NoGrpc(f"cannot connect to {host}:{port}: no gRPC server there ({reason})")
 
 

@@ -10,6 +10,7 @@ from hivemind.rpc.errors import ErrorCode
 
 if TYPE_CHECKING:
     from hivemind.rpc.auth import Principal
+    from hivemind.rpc.reply import ReplyTail
     from hivemind.rpc.spool import SpoolFile
 
 
@@ -26,6 +27,7 @@ class CallContext:
     upload: "SpoolFile | None" = None
     hold: Callable[[int], Awaitable[None]] | None = None
     """Holds bytes of what all calls share, until the call has ended."""
+    reply_tail: "ReplyTail | None" = None
 
     @property
     def owner(self) -> str | None:

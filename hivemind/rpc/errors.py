@@ -97,6 +97,17 @@ class CertificateRefused(TlsFailed):
     """The server's certificate is not one that we trust for it; ``reason`` is its fault."""
 
 
+class OwnCertificateRefused(ConnectFailed):
+    """The server wants a certificate of its authority, and does not take ours, or we showed none.
+
+    ``reason`` is its own word for it.
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
 class PortInUse(RpcError):
     """The address to listen on is taken, not ours, or not allowed."""
 

@@ -91,6 +91,10 @@ class Server:
                 accepting.cancel_scope.cancel()
             connections.start_soon(self._finish_calls, turns.cancel_scope)
 
+    def use_tls(self, tls: ssl.SSLContext | None) -> None:
+        """Have the connections that come from now on use this; those that are there stay."""
+        self._tls = tls
+
     def drain(self) -> None:
         """Take no new connection and no new call; `serve` returns when those in flight have ended,
         at the latest after `drain_grace_s`, when they are cut off with UNAVAILABLE.

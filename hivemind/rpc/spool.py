@@ -159,6 +159,8 @@ class SpooledField:
     field_number: int
     rest_bytes: int = 64 * KIB
     """What all other fields may amount to."""
+    max_bytes: int | None = None
+    """The most that the field may hold; the spool's own limit unless it is said."""
 
 
 def current_upload() -> SpoolFile:

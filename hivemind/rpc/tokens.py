@@ -23,12 +23,13 @@ _LEEWAY_S = 5.0
 
 MAX_TOKEN_CHARS = 4096
 
+
+class WrongKey(InvalidToken):
+    """The token was not signed with this key; perhaps it was with another one of the pool's."""
+
+
 MASTER_AUDIENCE = "hivemind-master"
 """Whom a token addresses that the pool's master believes."""
-
-
-class NotSigned(InvalidToken):
-    """A token that this key did not sign; another may have."""
 
 
 class WrongAudience(InvalidToken):
@@ -99,7 +100,7 @@ def verify_token(token: str, key: VerifyKey, *, audience: str, now: float) -> Cl
     try:
         key.verify(f"{header_text}.{body_text}".encode(), _unbase64(signature_text))
     except (BadSignatureError, ValueError):
-        raise NotSigned("the token was not signed by this pool; log in again") from None
+        raise WrongKey("the token was not signed by this pool; log in again") from None
     claims = _claims(_decode(body_text))
     if claims.audience != audience:
         raise WrongAudience(claims.audience)

@@ -35,11 +35,18 @@ class Credentials:
     """The certificates by which to know the master, in PEM; None where it speaks plain HTTP/2."""
     tls_name: str | None = None
     """The name that its certificate is for, where that is not the host of ``master``."""
+    tls_cert: Path | None = None
+    """The certificate chain to show it, in PEM, where it asks for one."""
+    tls_key: Path | None = None
+    """The key of ``tls_cert``."""
+    allow_plaintext: bool = False
+    """It may be spoken to in plain HTTP/2 although it is on another machine."""
 
 
 _KEYS = {
     **{name: Key(read=values.name) for name in ("master", "account", "token", "tls_name")},
-    "tls_ca": Key(read=values.path),
+    **{name: Key(read=values.path) for name in ("tls_ca", "tls_cert", "tls_key")},
+    "allow_plaintext": Key(read=values.flag),
 }
 
 
@@ -67,9 +74,9 @@ def write_credentials(folder: Path, credentials: Credentials) -> None:
     """
     path = folder / FILE_NAME
     lines = [
-        f"{name} = {_quoted(str(value))}\n"
+        f"{name} = {'true' if value is True else _quoted(str(value))}\n"
         for name, value in attrs.asdict(credentials, recurse=False).items()
-        if value is not None
+        if value is not None and value is not False
     ]
     try:
         _replace(path, "".join(lines).encode())

@@ -16,6 +16,9 @@ from hivemind.settings.tables import Key, read_table, structure
 MASTER_VARIABLE = "HIVEMIND_MASTER"
 TOKEN_VARIABLE = "HIVEMIND_TOKEN"  # noqa: S105
 TLS_CA_VARIABLE = "HIVEMIND_TLS_CA"
+TLS_CERT_VARIABLE = "HIVEMIND_TLS_CERT"
+TLS_KEY_VARIABLE = "HIVEMIND_TLS_KEY"
+PLAINTEXT_VARIABLE = "HIVEMIND_ALLOW_PLAINTEXT"
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_.])?")
 
@@ -40,9 +43,17 @@ class MasterConfig:
     listen: tuple[str, int] = ("127.0.0.1", 50051)
     """Host and port; port 0 takes a free one."""
     tls_cert: Path | None = None
-    """A certificate chain in PEM; without it the master speaks plain HTTP/2."""
+    """A certificate chain in PEM; without it the master speaks plain HTTP/2, on loopback alone."""
     tls_key: Path | None = None
     """The certificate's key, in PEM."""
+    tls_ca: Path | None = None
+    """The authority of the workers' certificates, in PEM: with it, a worker without one is
+    refused."""
+    tls_clients: str = "optional"
+    """``required`` refuses people without a certificate of ``tls_ca``, too."""
+    allow_plaintext: bool = False
+    """``true`` lets it listen where others can reach it without a certificate, so that anybody on
+    the network may read passwords and tokens."""
     log_format: str = "text"
     """``text`` or ``json``."""
     log_level: str = "info"
@@ -88,12 +99,15 @@ class WorkerConfig:
     """Where the machine is, for tasks that ask for a place."""
     tls_ca: Path | None = None
     """The certificates by which to know the master, in PEM: its own, or its authority's; without
-    them it is spoken to in plain HTTP/2."""
+    them it is spoken to in plain HTTP/2, on this machine alone."""
     tls_cert: Path | None = None
-    """A certificate chain in PEM for the worker's own services; without it they are plain
-    HTTP/2."""
+    """The worker's own certificate chain in PEM: for its own services, which speak plain HTTP/2
+    without it, and for a master that asks workers for one."""
     tls_key: Path | None = None
-    """That certificate's key, in PEM."""
+    """The certificate's key, in PEM."""
+    allow_plaintext: bool = False
+    """``true`` lets it speak to a master on another machine, or listen where others can reach it,
+    without a certificate, so that anybody on the way may read tokens and tasks."""
     drain_grace_s: float = 30.0
     """How long what runs may go on when the worker is told to end."""
     log_format: str = "text"
@@ -146,8 +160,18 @@ def load_master_config(
     """
     table, sources = _merge(file, flags, environ, {})
     config = structure(MasterConfig, table, MASTER_KEYS, source=str(file), sources=sources)
-    _check_tls(config, file)
+    _check_pair(config, file)
+    if config.tls_ca is not None and config.tls_cert is None:
+        raise BadSetting(f"{file or 'flags'}: tls_cert: tls_ca takes tls_cert and tls_key, too")
+    if config.tls_clients == "required" and config.tls_ca is None:
+        raise BadSetting(f"{file or 'flags'}: tls_ca: it says whose certificates are required")
     return config
+
+
+def _check_pair(config: MasterConfig | WorkerConfig, file: Path | None) -> None:
+    if (config.tls_cert is None) != (config.tls_key is None):
+        lacking = "tls_key" if config.tls_key is None else "tls_cert"
+        raise BadSetting(f"{file or 'flags'}: {lacking}: TLS takes both tls_cert and tls_key")
 
 
 def load_worker_config(
@@ -160,6 +184,9 @@ def load_worker_config(
         "master": MASTER_VARIABLE,
         "join_token": TOKEN_VARIABLE,
         "tls_ca": TLS_CA_VARIABLE,
+        "tls_cert": TLS_CERT_VARIABLE,
+        "tls_key": TLS_KEY_VARIABLE,
+        "allow_plaintext": PLAINTEXT_VARIABLE,
     }
     table, sources = _merge(file, flags, environ, variables)
     if "master" not in table and "listen" not in table:
@@ -168,15 +195,8 @@ def load_worker_config(
             "that is used directly, without one, give --listen HOST:PORT"
         )
     config = structure(WorkerConfig, table, WORKER_KEYS, source=str(file), sources=sources)
-    _check_tls(config, file)
+    _check_pair(config, file)
     return config
-
-
-def _check_tls(config: "MasterConfig | WorkerConfig", file: Path | None) -> None:
-    """Raises BadSetting for half of what TLS takes."""
-    if (config.tls_cert is None) != (config.tls_key is None):
-        lacking = "tls_key" if config.tls_key is None else "tls_cert"
-        raise BadSetting(f"{file or 'flags'}: {lacking}: TLS takes both tls_cert and tls_key")
 
 
 def _merge(
@@ -203,7 +223,7 @@ def _merge(
 _FLAGS = {"join_token": "--join"}
 
 
-def _home(value: object) -> Path:
+def _path(value: object) -> Path:
     return value.expanduser().absolute() if isinstance(value, Path) else values.path(value)
 
 
@@ -212,6 +232,13 @@ def _whole(value: object) -> int:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9:
         return values.at_least_one(int(value))
     return values.at_least_one(value)
+
+
+def allowance(value: object) -> bool:
+    """Yes or no, which a variable says as ``1`` or ``0``. Raises ValueError."""
+    if isinstance(value, str) and value in {"0", "1"}:
+        return value == "1"
+    return values.flag(value)
 
 
 def _listen(value: object) -> tuple[str, int]:
@@ -228,15 +255,18 @@ _LOG_KEYS: Mapping[str, Key] = {
 }
 
 MASTER_KEYS: Mapping[str, Key] = {
-    "home": Key(read=_home),
+    "home": Key(read=_path),
     "listen": Key(read=_listen),
-    "tls_cert": Key(read=values.path),
-    "tls_key": Key(read=values.path),
+    "tls_cert": Key(read=_path),
+    "tls_key": Key(read=_path),
+    "tls_ca": Key(read=_path),
+    "tls_clients": Key(read=values.choice("optional", "required")),
+    "allow_plaintext": Key(read=allowance),
     **_LOG_KEYS,
 }
 
 WORKER_KEYS: Mapping[str, Key] = {
-    "home": Key(read=_home),
+    "home": Key(read=_path),
     "master": Key(read=_address),
     "listen": Key(read=_listen),
     "join_token": Key(read=values.name),
@@ -246,9 +276,10 @@ WORKER_KEYS: Mapping[str, Key] = {
     "limits": Key(read=values.choice("cgroup", "best-effort")),
     "name": Key(read=values.name),
     "location": Key(read=values.text),
-    "tls_ca": Key(read=values.path),
-    "tls_cert": Key(read=values.path),
-    "tls_key": Key(read=values.path),
+    "tls_ca": Key(read=_path),
+    "tls_cert": Key(read=_path),
+    "tls_key": Key(read=_path),
+    "allow_plaintext": Key(read=allowance),
     "drain_grace": Key(read=values.duration, field="drain_grace_s"),
     **_LOG_KEYS,
 }

@@ -28,7 +28,7 @@ TASK_COLUMNS = (
     "cpu_millis", "memory_bytes", "scratch_bytes", "gpus", "gpu_memory_bytes", "gpu_name",
     "location", "wall_s", "attempt", "stop_requested", "stopped_by", "retries", "failures",
     "crashes", "backoff_s", "node_id", "reason", "detail", "exit_code", "submitted_at",
-    "started_at", "finished_at",
+    "started_at", "finished_at", "only_account", "least_trust",
 )  # fmt: skip
 TASK_KEY_COLUMNS = 4
 
@@ -44,6 +44,7 @@ def task_row(task: Task) -> Row:
         task.wall_s, task.attempt, int(task.stop_requested), task.stopped_by, task.retries,
         task.failures, task.crashes, task.backoff_s, task.node_id, _value(task.reason),
         task.detail, task.exit_code, task.submitted_at, task.started_at, task.finished_at,
+        needs.only_account, needs.least_trust,
     )  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def task_of(row: Row) -> Task:
         cpu_millis, memory_bytes, scratch_bytes, gpus, gpu_memory_bytes, gpu_name, location,
         wall_s, attempt, stop_requested, stopped_by, retries,
         failures, crashes, backoff_s, node_id, reason,
-        detail, exit_code, submitted_at, started_at, finished_at,
+        detail, exit_code, submitted_at, started_at, finished_at, only_account, least_trust,
     ) = row  # fmt: skip
     return Task(
         id=id_,
@@ -74,6 +75,8 @@ def task_of(row: Row) -> Task:
             gpu_memory_bytes=gpu_memory_bytes,
             gpu_name=gpu_name,
             location=location,
+            only_account=only_account,
+            least_trust=least_trust,
         ),
         wall_s=wall_s,
         attempt=attempt,
@@ -182,20 +185,22 @@ def account_of(row: Row) -> Account:
     )
 
 
-NODE_COLUMNS = ("id", "account", "name", "public_key", "enrolled_at", "last_seen_at", "trust")
+NODE_COLUMNS = (
+    "id", "account", "name", "public_key", "enrolled_at", "last_seen_at", "trust", "is_drained",
+)  # fmt: skip
 
 
 def node_row(node: Node) -> Row:
     """A node's row."""
     return (
         node.id, node.account, node.name, node.public_key, node.enrolled_at, node.last_seen_at,
-        node.trust,
+        node.trust, int(node.is_drained),
     )  # fmt: skip
 
 
 def node_of(row: Row) -> Node:
     """The node of a row."""
-    id_, account, name, public_key, enrolled_at, last_seen_at, trust = row
+    id_, account, name, public_key, enrolled_at, last_seen_at, trust, is_drained = row
     return Node(
         id=id_,
         account=account,
@@ -204,6 +209,7 @@ def node_of(row: Row) -> Node:
         enrolled_at=enrolled_at,
         last_seen_at=last_seen_at,
         trust=trust,
+        is_drained=bool(is_drained),
     )
 
 

@@ -1,9 +1,7 @@
 """The worker, put together."""
 
 import math
-import random
 import socket
-import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,16 +12,16 @@ import trio
 
 import sandbox
 from hivemind import version
-from hivemind.core.ids import NODE_NAME_LENGTH
 from hivemind.core.records import Capabilities, Vitals
-from hivemind.core.wording import one_line
-from hivemind.rpc.errors import CertificateRefused, NoGrpc, RpcError, TlsFailed
-from hivemind.rpc.tls import client_tls, server_tls
-from hivemind.settings.credentials import Credentials, read_credentials
-from hivemind.settings.daemon import TLS_CA_VARIABLE, WorkerConfig, parse_address
+from hivemind.rpc.errors import (
+    RpcError,
+)
+from hivemind.rpc.tls import BadCertificate
+from hivemind.settings.credentials import Credentials
+from hivemind.settings.daemon import WorkerConfig
+from hivemind.settings.errors import SettingsError
 from hivemind.settings.policies import load_policies
 from hivemind.supervision import (
-    Backoff,
     EventKind,
     Service,
     ServiceEvent,
@@ -32,7 +30,7 @@ from hivemind.supervision import (
 )
 from hivemind.worker.capacity import Wish, measure_machine, offered_gpus, plan_capacity, with_gpus
 from hivemind.worker.cells import plan_cells
-from hivemind.worker.dial import Dial, NotTrusted
+from hivemind.worker.dial import Dial
 from hivemind.worker.direct import DirectTasks
 from hivemind.worker.errors import WorkerError
 from hivemind.worker.front import Front, open_front
@@ -40,7 +38,8 @@ from hivemind.worker.gate import Gate, open_gate
 from hivemind.worker.gpu_slots import GpuSlots
 from hivemind.worker.gpus import Gpus, open_gpus
 from hivemind.worker.held import HeldAttempts
-from hivemind.worker.identity import Identity, IdentityFolder, join
+from hivemind.worker.identity import IdentityFolder
+from hivemind.worker.joining import credentials_of_home, dial_of, join_master, master_tls, own_tls
 from hivemind.worker.link import Link
 from hivemind.worker.outbox import Outbox
 from hivemind.worker.own_home import open_own_home
@@ -56,7 +55,6 @@ _STOP_S = 15.0
 _DELIVER_S = 15.0
 """How long a drain waits for the master to acknowledge what has ended."""
 _SHUTTING_DOWN = "its node is shutting down"
-_JOIN_BACKOFF = Backoff(first_s=0.2, most_s=10.0)
 
 log = structlog.get_logger(__name__)
 
@@ -93,9 +91,11 @@ class Worker:
         *,
         own: "_Own",
         direct: DirectTasks,
+        dial: Dial | None,
         master_side: MasterSide | None,
     ) -> None:
         self._config = config
+        self._dial = dial
         self._pool = own.pool
         self._room = own.room
         self._front = own.front
@@ -105,7 +105,11 @@ class Worker:
         """Where it serves: host and port."""
 
     def reload_policies(self) -> None:
-        """Read the policy files again. A bad one keeps what was in force, and is logged."""
+        """Read the policy files again, and the certificates, which are for the connections to come.
+
+        A bad one keeps what was in force, and is logged.
+        """
+        self._reload_tls()
         try:
             policies = load_policies(self._config.home)
         except Exception as error:
@@ -114,6 +118,21 @@ class Worker:
             self._room.profiles = policies.profiles
             self._pool.use_cell_rules(plan_cells(policies.profiles.values()))
             log.info("policies_reloaded")
+
+    def _reload_tls(self) -> None:
+        dial = self._dial
+        if not self._front.has_tls and (dial is None or dial.tls is None):
+            return
+        try:
+            front_tls = own_tls(self._config)
+            if dial is not None and dial.tls is not None:
+                dial.tls = master_tls(self._config, credentials_of_home(self._config))
+        except (BadCertificate, SettingsError) as error:
+            log.error("certificate_not_reloaded", error=str(error))
+        else:
+            if front_tls is not None:
+                self._front.use_tls(front_tls)
+            log.info("certificate_reloaded")
 
     async def drain(self) -> None:
         """Take nothing more, let what runs end within the grace, and tell the master all of it.
@@ -159,10 +178,10 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
     without a master begins at once. Leaving without ``drain`` ends what runs at once, unreported.
 
     Raises, each with one line that says what to do: SettingsError for the home, its policies and
-    its credentials; BadCertificate; PortInUse; HomeInUse; BadLocalToken; SandboxUnavailable, which
-    has a line for each thing that is missing; ImpossibleOffer; NoSuchHost; NotTrusted; the
-    IdentityError family where the master will not have this worker. A failure that restarting does
-    not mend is raised in the block.
+    its credentials; BadCertificate; PortInUse; ListensInPlaintext; HomeInUse; BadLocalToken;
+    SandboxUnavailable, which has a line for each thing that is missing; ImpossibleOffer;
+    NoSuchHost; NotTrusted; the IdentityError family where the master will not have this worker. A
+    failure that restarting does not mend is raised in the block.
     """
     policies = load_policies(config.home)
     capacity = plan_capacity(
@@ -174,9 +193,9 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
         ),
         measure_machine(),
     )
-    known = _credentials_of_home(config)
-    dial = _dial(config, known)
-    own_tls = _own_tls(config)
+    known = credentials_of_home(config)
+    dial = dial_of(config, known)
+    front_tls = own_tls(config)
     if dial is not None:
         await dial.check_name()
     with open_own_home(config.home) as folder, open_gpus() as gpus:
@@ -199,14 +218,19 @@ async def open_worker(config: WorkerConfig) -> AsyncIterator[Worker]:
             )
             async with (
                 open_front(
-                    config.listen, gate=gate, direct=direct, folder=folder, tls=own_tls
+                    config.listen,
+                    gate=gate,
+                    direct=direct,
+                    folder=folder,
+                    tls=front_tls,
+                    allow_plaintext=config.allow_plaintext,
                 ) as front,
                 _supervised(_own_services(gate, direct, front)),
             ):
                 own = _Own(folder=folder, gpus=gpus, room=room, gate=gate, pool=pool, front=front)
                 async with _open_master_side(config, dial, known, own) as master_side:
-                    log.info("listening", address=front.told, tls=own_tls is not None)
-                    yield Worker(config, own=own, direct=direct, master_side=master_side)
+                    log.info("listening", address=front.told, tls=front_tls is not None)
+                    yield Worker(config, own=own, direct=direct, dial=dial, master_side=master_side)
 
 
 @attrs.frozen(kw_only=True)
@@ -245,7 +269,7 @@ async def _open_master_side(
     outbox = Outbox(own.folder / "attempts")
     held = HeldAttempts()
     await recover(outbox, held)
-    identity = await _join(dial, IdentityFolder(own.folder), config, known, own.front.told)
+    identity = await join_master(dial, IdentityFolder(own.folder), config, known, own.front.told)
     own.gate.belong(identity.membership)
     transfers = Transfers(dial, identity)
     runner = Runner(pool=own.pool, outbox=outbox, held=held, transfers=transfers, room=room)
@@ -289,67 +313,6 @@ async def _supervised(services: Sequence[Service]) -> AsyncIterator[None]:
         if isinstance(failure.__cause__, WorkerError | RpcError):
             raise failure.__cause__ from None
         raise
-
-
-def _credentials_of_home(config: WorkerConfig) -> Credentials | None:
-    """The home's credentials, if they are for this master: no other may see their token."""
-    known = read_credentials(config.home)
-    return known if known is not None and parse_address(known.master) == config.master else None
-
-
-def _own_tls(config: WorkerConfig) -> ssl.SSLContext | None:
-    """How the worker's own services are spoken to; None: plain HTTP/2. Raises BadCertificate."""
-    if config.tls_cert is None or config.tls_key is None:
-        return None
-    return server_tls(config.tls_cert, config.tls_key)
-
-
-def _dial(config: WorkerConfig, known: Credentials | None) -> Dial | None:
-    """None for a worker that has no master."""
-    if config.master is None:
-        return None
-    host, port = config.master
-    if config.tls_ca is not None:
-        return Dial(host=host, port=port, tls=client_tls(ca=config.tls_ca))
-    if known is not None and known.tls_ca is not None:
-        return Dial(host=host, port=port, tls=client_tls(ca=known.tls_ca), tls_name=known.tls_name)
-    return Dial(host=host, port=port)
-
-
-async def _join(
-    dial: Dial,
-    folder: IdentityFolder,
-    config: WorkerConfig,
-    known: Credentials | None,
-    address: str,
-) -> Identity:
-    """The identity that the master accepts, however long the master may be away.
-
-    A master that is there and cannot be known by its certificate is not waited for.
-    """
-    name = config.name or socket.gethostname()[:NODE_NAME_LENGTH]
-    join_token = config.join_token or (known.token if known is not None else None)
-    told = ""
-    failures = 0
-    while True:
-        try:
-            return await join(dial, folder, name=name, join_token=join_token)
-        except CertificateRefused as error:
-            raise NotTrusted(
-                f"{one_line(str(error))}: set tls_ca, or {TLS_CA_VARIABLE}, to a file with the "
-                "master's certificate, and --master to a name that it is for"
-            ) from error
-        except RpcError as error:
-            reason = one_line(str(error))
-            if isinstance(error, NoGrpc) and dial.tls is None:
-                reason += "; if it is a master with a certificate, set tls_ca to a file with that"
-            elif isinstance(error, TlsFailed):
-                reason += "; if it is a master without a certificate, take tls_ca away"
-        if reason != told:
-            told = reason
-            log.warning("master_not_reached", master=dial.address, reason=reason, listening=address)
-        failures += 1
-        await trio.sleep(_JOIN_BACKOFF.delay_s(failures, random.random()))  # noqa: S311
 
 
 @asynccontextmanager

@@ -23,16 +23,18 @@ class NotTrusted(WorkerError):
     """The master could not be known by its certificate, or it has none."""
 
 
-@attrs.frozen(kw_only=True)
+@attrs.define(kw_only=True)
 class Dial:
     """Where the master is, and how to speak to it."""
 
     host: str
     port: int
     tls: ssl.SSLContext | None = None
-    """None: plain HTTP/2."""
+    """None: plain HTTP/2. Connections to come use what it is then."""
     tls_name: str | None = None
     """The name that the master's certificate is for, where that is not ``host``."""
+    allow_plaintext: bool = False
+    """Whether a master on another machine may be spoken to without TLS."""
     transport: TransportConfig = attrs.field(factory=TransportConfig)
 
     @property
@@ -64,5 +66,6 @@ class Dial:
             server_name=self.tls_name,
             config=self.transport,
             metadata=metadata,
+            allow_plaintext=self.allow_plaintext,
         ) as channel:
             yield LinkClient(channel)

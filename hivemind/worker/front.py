@@ -15,6 +15,7 @@ from hivemind.rpc.budget import ByteBudget
 from hivemind.rpc.contract.direct import SPOOLED, serve_direct
 from hivemind.rpc.contract.serving import with_reflection
 from hivemind.rpc.health import Health
+from hivemind.rpc.plaintext import check_listeners
 from hivemind.rpc.server import Server, open_listeners
 from hivemind.rpc.spool import Spool
 from hivemind.settings.daemon import format_address
@@ -88,6 +89,17 @@ class Front:
         # Drained: nothing is left to serve, and the owner is about to leave.
         await trio.sleep_forever()
 
+    @property
+    def has_tls(self) -> bool:
+        """Whether it speaks TLS alone."""
+        return self._tls is not None
+
+    def use_tls(self, tls: ssl.SSLContext) -> None:
+        """Have the connections that come from now on use this."""
+        self._tls = tls
+        if self._server is not None:
+            self._server.use_tls(tls)
+
     async def drain(self) -> None:
         """Take no new call, let those in flight end within the transport's grace, and return."""
         if self._server is not None:
@@ -103,13 +115,16 @@ async def open_front(
     direct: DirectTasks,
     folder: Path,
     tls: ssl.SSLContext | None,
+    allow_plaintext: bool,
 ) -> AsyncIterator[Front]:
     """A front that listens, and whose address stands in ``folder/address`` for the block's length.
 
-    Raises PortInUse, and OSError where the address cannot be written.
+    Raises PortInUse, ListensInPlaintext, and OSError where the address cannot be written.
     """
     listeners = await open_listeners(*listen)
     try:
+        if tls is None and not allow_plaintext:
+            check_listeners(listeners)
         front = Front(
             listen, listeners, gate=gate, direct=direct, folder=folder / "uploads", tls=tls
         )

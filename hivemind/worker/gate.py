@@ -19,8 +19,8 @@ from hivemind.rpc.auth import InvalidToken, Principal
 from hivemind.rpc.tokens import (
     MASTER_AUDIENCE,
     Claims,
-    NotSigned,
     WrongAudience,
+    WrongKey,
     verify_token,
 )
 from hivemind.worker.durable import write_durably
@@ -119,7 +119,7 @@ class Gate:
         for key in self._keys:
             try:
                 return verify_token(token, key, audience=node_id, now=now)
-            except NotSigned:
+            except WrongKey:
                 continue
             except WrongAudience as error:
                 if error.audience != MASTER_AUDIENCE:

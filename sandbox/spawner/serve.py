@@ -54,7 +54,10 @@ class Spawner:
                 return
 
     def _answer_one(self) -> bool:
-        data, descriptors = receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
+        try:
+            data, descriptors = receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
+        except ConnectionResetError:  # The pool was killed with answers of ours unread.
+            return False
         if not data:
             return False
         message = json.loads(data)

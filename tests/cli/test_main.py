@@ -10,7 +10,7 @@ from hivemind import version
 from hivemind.cli.main import cli
 from tests.pool import HIVEMIND, clean_environment
 
-_HEAVY = ("trio", "rich", "grpclib", "betterproto2", "attrs", "structlog", "apsw")
+_HEAVY = ("trio", "rich", "grpclib", "betterproto2", "attrs", "structlog", "apsw", "cryptography")
 
 
 def _run(

@@ -7,6 +7,7 @@ import pytest
 
 from hivemind.client.errors import BadAddress
 from hivemind.client.target import (
+    Manner,
     Trust,
     find_target,
     forget_login,
@@ -18,7 +19,13 @@ from hivemind.settings.credentials import Credentials, write_credentials
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HIVEMIND_MASTER", "HIVEMIND_TOKEN", "HIVEMIND_HOME", "HIVEMIND_TLS_CA"):
+    for name in (
+        "HIVEMIND_MASTER",
+        "HIVEMIND_TOKEN",
+        "HIVEMIND_HOME",
+        "HIVEMIND_TLS_CA",
+        "HIVEMIND_ALLOW_PLAINTEXT",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -139,7 +146,51 @@ def test_a_master_that_is_known_by_its_certificate_is_called_by_no_other_way(
     assert find_target(None, None, home).trust == Trust(
         ca=Path("/env.pem"), said_by="HIVEMIND_TLS_CA"
     )
-    assert find_target(None, None, home, Path("/arg.pem")).trust == Trust(ca=Path("/arg.pem"))
+    said = Manner(tls_ca=Path("/arg.pem"))
+    assert find_target(None, None, home, said).trust == Trust(ca=Path("/arg.pem"))
+
+
+def test_a_certificate_to_show_comes_with_its_key_from_one_place(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(manner: Manner | None = None) -> tuple[Path | None, Path | None]:
+        trust = find_target(None, None, home, manner).trust
+        assert trust is not None
+        return trust.certificate, trust.key
+
+    for name in ("HIVEMIND_TLS_CERT", "HIVEMIND_TLS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    files = {"tls_ca": home / "ca", "tls_cert": home / "c", "tls_key": home / "k"}
+    write_credentials(home, Credentials(master="h:1", account="a", token="t", **files))
+    assert shown() == (home / "c", home / "k")
+    monkeypatch.setenv("HIVEMIND_TLS_KEY", "/env-key")
+    with pytest.raises(BadAddress, match="go together"):
+        shown()
+    monkeypatch.setenv("HIVEMIND_TLS_CERT", "/env")
+    assert shown() == (Path("/env"), Path("/env-key"))
+    assert shown(Manner(tls_cert=Path("/c"), tls_key=Path("/k"))) == (Path("/c"), Path("/k"))
+    save_login(home, find_target(None, None, home), "ann", "anns")
+    monkeypatch.delenv("HIVEMIND_TLS_CERT")
+    monkeypatch.delenv("HIVEMIND_TLS_KEY")
+    assert shown() == (Path("/env"), Path("/env-key"))
+
+
+def test_plain_text_to_another_machine_is_allowed_by_word_and_remembered(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not find_target("h:1", None, home).allow_plaintext
+    allowed = find_target("h:1", None, home, Manner(allow_plaintext=True))
+    assert allowed.allow_plaintext
+    save_login(home, allowed, "ann", "anns")
+    assert find_target("h:1", None, home).allow_plaintext
+    assert not find_target("other:1", None, home).allow_plaintext
+    monkeypatch.setenv("HIVEMIND_ALLOW_PLAINTEXT", "1")
+    assert find_target("other:1", None, home).allow_plaintext
+    monkeypatch.setenv("HIVEMIND_ALLOW_PLAINTEXT", "0")
+    assert not find_target("h:1", None, home).allow_plaintext
+    monkeypatch.setenv("HIVEMIND_ALLOW_PLAINTEXT", "perhaps")
+    with pytest.raises(BadAddress, match="HIVEMIND_ALLOW_PLAINTEXT"):
+        find_target("h:1", None, home)
 
 
 def test_a_token_is_never_shown(home: Path) -> None:

@@ -77,33 +77,32 @@ def test_a_script_that_says_what_it_needs_gets_it(pool: Pool, folder: Path) -> N
 
 
 def test_a_second_machine_joins_as_written(pool: Pool, folder: Path) -> None:
-    master_line, token_line = block("Several machines", 0).splitlines()
-    assert master_line == "hivemind master --listen 0.0.0.0:50051"
-    master = pool.master()
-    token = shell(token_line, home=master.home, folder=folder).stdout.strip()
-    worker_line = block("Several machines", 1).replace("MASTER:50051", master.address)
-    words = worker_line.replace("TOKEN", token).split()
-    assert words[:2] == ["hivemind", "worker"]
-    pool.worker(master, *words[words.index("--join") :])
-    ran = pool.cli("run", "--", "echo", "ran", home=master.home)
-    assert ran.stdout == b"ran\n"
-
-
-def test_a_master_with_a_certificate_serves_as_written(pool: Pool, folder: Path) -> None:
-    *making, starting = block("Several machines", 2).splitlines()
-    made = shell("\n".join(making).replace("MASTER", "localhost"), home=folder, folder=folder)
+    making, starting, token_line = block("Several machines", 0).splitlines()
+    made = shell(making.replace("MASTER", "localhost"), home=folder, folder=folder)
     assert made.returncode == 0, made.stderr
-    assert starting == "hivemind master --config master.toml --listen 0.0.0.0:50051"
-    master = pool.master("--config", str(folder / "master.toml"))
-    script = "\n".join(
-        [
-            f"export HIVEMIND_MASTER=localhost:{master.address.rpartition(':')[2]}",
-            f"export HIVEMIND_TOKEN={_account_token(master)}",
-            block("Several machines", 3),
-            "hivemind whoami",
-        ]
+    words = starting.split()
+    assert words[:4] == ["hivemind", "master", "--listen", "0.0.0.0:50051"]
+    files = [str(folder / word) if word.startswith("tls/") else word for word in words[4:]]
+    master = pool.master(*files, listen="0.0.0.0:0")
+    port = master.address.rpartition(":")[2]
+    token = shell(token_line, home=master.home, folder=folder).stdout.strip()
+    (folder / "ca.pem").write_bytes((folder / "tls/ca.pem").read_bytes())
+
+    worker_line = block("Several machines", 1).replace("TOKEN", token)
+    said = worker_line.replace("ca.pem", str(folder / "ca.pem")).split()
+    assert said[:4] == ["hivemind", "worker", "--master", "MASTER:50051"]
+    pool.worker(f"localhost:{port}", *said[4:])
+    ran = pool.cli("run", "--", "echo", "ran", home=master.home)
+    assert ran.stdout == b"ran\n", ran.stderr.decode()
+
+    exporting, login = block("Several machines", 2).splitlines()
+    assert login == "hivemind account login NAME"
+    told = exporting.replace("MASTER:50051", f"localhost:{port}")
+    done = shell(
+        f"{told}\nexport HIVEMIND_TOKEN={_account_token(master)}\nhivemind whoami",
+        home=folder / "elsewhere",
+        folder=folder,
     )
-    done = shell(script, home=folder / "elsewhere", folder=folder)
     assert (done.returncode, "admin" in done.stdout) == (0, True), done.stderr
 
 

@@ -28,6 +28,7 @@ from hivemind.core.messages import (
 )
 from hivemind.core.policy import Bound, PoolRules, Profile
 from hivemind.core.records import Node, OutputChunk, OutputStream, PayloadKind, Role
+from hivemind.master import commands
 from hivemind.master.accounts import Accounts
 from hivemind.master.app import OPEN_METHODS
 from hivemind.master.authority import Authority
@@ -37,6 +38,7 @@ from hivemind.master.founding import found
 from hivemind.master.links import Links
 from hivemind.master.nodes import Nodes
 from hivemind.master.output import OutputFolder
+from hivemind.master.payments import Payments
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
 from hivemind.master.secrets import OneTimeSecrets
@@ -46,7 +48,8 @@ from hivemind.master.uploads import Uploads
 from hivemind.rpc.auth import Authenticator
 from hivemind.rpc.budget import ByteBudget
 from hivemind.rpc.channel import Channel, open_channel
-from hivemind.rpc.contract.accounts import serve_accounts, serve_users
+from hivemind.rpc.contract.accounts import MESSAGE_TOKENS, serve_accounts, serve_users
+from hivemind.rpc.contract.credits import serve_credits
 from hivemind.rpc.contract.link import LinkClient, serve_link
 from hivemind.rpc.contract.nodes import serve_nodes
 from hivemind.rpc.contract.tasks import TasksClient, serve_tasks
@@ -291,15 +294,19 @@ async def open_pool(
         rates=RateLimiter(lambda: chosen.logins_per_minute),
         is_open=lambda: is_open,
     )
+    payments = Payments(reactor, kept, clock=clock)
     server = Server(
         [
-            serve_users(accounts),
+            serve_users(accounts, payments),
+            serve_credits(payments),
             serve_accounts(accounts),
             serve_tasks(tasks),
             serve_nodes(Nodes(reactor, links, rules=lambda: chosen)),
             serve_link(links),
         ],
-        authenticator=Authenticator(open_methods=OPEN_METHODS, verify=authority.verify),
+        authenticator=Authenticator(
+            open_methods=OPEN_METHODS, verify=authority.verify, message_tokens=MESSAGE_TOKENS
+        ),
     )
 
     def publish(changed: Any, effects: Any) -> None:
@@ -325,9 +332,9 @@ async def open_pool(
         await found(reactor, clock=clock, random_bytes=secrets.token_bytes)
 
         def settle_in(turn: Any) -> None:
-            turn.put_account(account("root", Role.ADMIN))
-            for name in ("ann", "bob"):
-                turn.put_account(account(name))
+            for one in (account("root", Role.ADMIN), account("ann"), account("bob")):
+                turn.put_account(one)
+                commands.endow(turn, one)
             for id_ in nodes:
                 turn.put_node(node(id_))
 

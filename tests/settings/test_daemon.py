@@ -206,11 +206,15 @@ def test_the_processs_own_environment_counts(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("prot = 1", "config.toml: there is no key prot: the keys are home, listen"),
+        ("prot = 1", "config.toml: there is no key prot: the keys are allow_plaintext, home"),
         ("listen = 50051", "config.toml: listen: expected text in quotes, not 50051"),
         ("listen = '50051'", "config.toml: listen: '50051' is not an address"),
         ("log_level = 'loud'", "config.toml: log_level: expected one of debug, info"),
         ("tls_cert = '/c'", "config.toml: tls_key: TLS takes both"),
+        ("tls_ca = '/c'", "config.toml: tls_cert: tls_ca takes tls_cert and tls_key, too"),
+        ("tls_clients = 'required'", "config.toml: tls_ca: it says whose certificates are"),
+        ("tls_clients = 'all'", "config.toml: tls_clients: expected one of optional, required"),
+        ("allow_plaintext = 'yes'", "config.toml: allow_plaintext: expected true or false"),
         ("tls_key = '/k'", "config.toml: tls_cert: TLS takes both"),
     ],
 )

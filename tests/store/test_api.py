@@ -48,6 +48,8 @@ FULL_TASK = Task(
         gpu_memory_bytes=7,
         gpu_name="H100",
         location="lab",
+        only_account="ann",
+        least_trust=80,
     ),
     wall_s=0.5,
     attempt=2,
@@ -386,3 +388,52 @@ async def test_a_closed_store_takes_nothing_and_may_be_closed_again(store: Store
     await store.close()
     with pytest.raises(CommitFailed):
         await store.commit(submit(new_task("a")))
+
+
+_S = TaskState
+
+
+async def test_ended_tasks_come_longest_ago_first_and_no_more_than_wanted(store: Store) -> None:
+    ends = {"late": 9.0, "early": 1.0, "middle": 5.0, "after": 20.0}
+    await store.commit(
+        submit(
+            new_task("waits"),
+            *(new_task(id_, state=TaskState.FAILED, finished_at=at) for id_, at in ends.items()),
+        )
+    )
+    ended = await store.ended_before(10.0, limit=10)
+    assert [task.id for task in ended] == ["early", "middle", "late"]
+    assert [task.id for task in await store.ended_before(10.0, limit=1)] == ["early"]
+    assert await store.ended_before(1.0, limit=10) == ()
+
+
+async def test_a_removed_task_goes_with_all_that_was_its_and_no_other_does(store: Store) -> None:
+    def whole(id_: str, state: TaskState) -> Changes:
+        task = new_task(id_, state=state, client_id=id_, attempt=1)
+        return Changes(
+            new_tasks=(attrs.evolve(task, payload=Blob(size=70_000, file=f"p-{id_}")),),
+            attempts=(attempt(id_),),
+            results=(ResultBlob(task_id=id_, attempt=1, blob=Blob(size=9, file=f"r-{id_}")),),
+        )
+
+    for id_, state in (("old", _S.SUCCEEDED), ("kept", _S.FAILED), ("runs", _S.RUNNING)):
+        await store.commit(whole(id_, state))
+    await store.commit(Changes(removed_tasks=("old", "runs", "never was")))
+    assert await store.task("old") is None
+    assert await store.spec("old") is None
+    assert await store.attempts("old") == ()
+    assert await store.result("old", 1) is None
+    assert await store.find_task("ann", client_id="old") is None
+    assert await store.blob_files() == {"p-kept", "r-kept", "p-runs", "r-runs"}
+    assert [task.id for task in (await store.tasks(limit=9)).tasks] == ["runs", "kept"]
+    assert await store.result("runs", 1) is not None
+    # The id and the client's own are free again.
+    await store.commit(whole("old", _S.QUEUED))
+    assert await store.task("old") is not None
+
+
+async def test_what_expired_long_ago_is_removed(store: Store) -> None:
+    revoked = tuple(RevokedToken(token_id=f"t{at:g}", expires_at=at) for at in (1.0, 1e12))
+    await store.commit(Changes(revoked_tokens=revoked))
+    await store.commit(Changes(stale_before=2.0))
+    assert (await store.load()).revoked_tokens == revoked[1:]

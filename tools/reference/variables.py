@@ -15,6 +15,12 @@ _READ = {
     "HIVEMIND_TLS_CA": "A file of certificates in PEM, the master's own or its authority's, before "
     "what the home's credentials or a worker's `tls_ca` say. With it, the master is spoken to by "
     "TLS.",
+    "HIVEMIND_TLS_CERT": "A certificate in PEM to show a master that asks for one, before what the "
+    "home's credentials or a worker's `tls_cert` say.",
+    "HIVEMIND_TLS_KEY": "The key of `HIVEMIND_TLS_CERT`.",
+    "HIVEMIND_ALLOW_PLAINTEXT": "`1` lets commands and workers speak to a master on another "
+    "machine without a certificate, although anybody on the way may then read passwords and "
+    "tokens.",
     "HIVEMIND_DEBUG": "`1` shows where an unforeseen fault of a command happened.",
 }
 _GIVEN = {

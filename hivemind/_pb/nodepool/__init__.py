@@ -527,6 +527,11 @@ class TransferRequest(betterproto2.Message):
 
     amount: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
 
+    idempotency_key: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Optional: the same key from the same account is the same transfer again.
+    """
+
 
 default_message_pool.register_message("nodepool", "TransferRequest", TransferRequest)
 
