@@ -322,6 +322,23 @@ def test_room_is_shared_with_the_masters_tasks(place: Place, alice: str, caller:
     running.communicate(timeout=60)
 
 
+def test_a_new_signing_key_counts_at_the_node_with_the_next_heartbeat(
+    place: Place, caller: Caller
+) -> None:
+    """Last of those that use alice's first token, which no new key has signed."""
+    before = place.node_token(place.login("alice"))
+    assert caller.call("taskworker", "GetSystemInfo", before)["hostname"]
+    place.client(admin_token(place)).rotate_keys(0)
+    after = place.node_token(place.login("alice"))
+
+    def is_shut(token: str) -> bool:
+        reply = caller.call("taskworker", "GetSystemInfo", token)
+        return refusal(reply) == ("UNAUTHENTICATED", NO_SESSION)
+
+    wait_until("the old key's token is shut out", lambda: is_shut(before), within_s=20)
+    assert caller.call("taskworker", "GetSystemInfo", after)["hostname"]
+
+
 # -- while the master is away ------------------------------------------------------------------
 
 

@@ -465,6 +465,18 @@ def test_with_a_certificate_it_speaks_tls_alone(pool: Pool, stubs: Path) -> None
         assert plain.status("tls")["refused"] == "UNAVAILABLE"
 
 
+def test_no_token_travels_in_plain_text_off_the_machine_unless_that_is_said(pool: Pool) -> None:
+    refused = pool.cli(
+        *("worker", "--listen", "0.0.0.0:0", "--limits", LIMITS), home=pool.root / "lone"
+    )
+    assert (refused.returncode, refused.stdout) == (1, b"")
+    assert b"plain text" in refused.stderr
+    assert b"--tls-cert" in refused.stderr
+    said = pool.lone_worker("--allow-plaintext", listen="0.0.0.0:0")
+    assert said.address.startswith("0.0.0.0:")
+    assert said.stop() == 0
+
+
 def test_fault_14_without_a_whole_sandbox_there_is_no_worker(tmp_path: Path) -> None:
     found = find_bubblewrap()
     assert isinstance(found, Bubblewrap)

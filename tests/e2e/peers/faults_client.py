@@ -131,6 +131,13 @@ def silent(peer: Peer) -> Any:
     return {"status": status, "took_s": time.monotonic() - began}
 
 
+def lines(peer: Peer) -> Any:
+    peer.upload("lines", b"for i in range(30000): print(i)")
+    peer.wait("lines")
+    seen = peer.poll("lines")
+    return {"count": len(seen.output), "last": seen.output[-1], "message": seen.message}
+
+
 def main() -> None:
     with grpc.insecure_channel(sys.argv[2], UNLIMITED) as channel:
         print(json.dumps(globals()[sys.argv[4]](Peer(channel, sys.argv[3]))))
