@@ -40,6 +40,7 @@ def task_shape(task: "Task") -> Document:
             "gpu_memory_bytes": needs.gpu_memory_bytes,
             "gpu_name": needs.gpu_name,
             "location": needs.location,
+            "pushable": needs.pushable,
         },
         "wall_s": task.wall_s,
         "attempt": task.attempt,
@@ -52,6 +53,7 @@ def task_shape(task: "Task") -> Document:
         "submitted_at": task.submitted_at,
         "started_at": task.started_at,
         "finished_at": task.finished_at,
+        "unconfirmed": task.unconfirmed,
     }
 
 
@@ -73,6 +75,8 @@ def _attempt_shape(attempt: "Attempt") -> Document:
         "assigned_at": attempt.assigned_at,
         "started_at": attempt.started_at,
         "ended_at": attempt.ended_at,
+        "raw_result": attempt.raw_result,
+        "unconfirmed": attempt.unconfirmed,
     }
 
 
@@ -95,7 +99,9 @@ def node_shape(node: "NodeView") -> Document:
         "sandbox": node.sandbox,
         "trust": node.trust,
         "hostname": node.hostname,
+        "port": node.port,
         "version": node.version,
+        "unconfirmed": node.unconfirmed,
         "running": node.running,
         "capacity": {
             "slots": capacity.slots,

@@ -19,6 +19,7 @@ class CauseKind(enum.StrEnum):
     AWAY = "away"
     DRAINING = "draining"
     DISTRUSTED = "distrusted"
+    UNSUITED = "unsuited"
 
 
 @attrs.frozen

@@ -83,9 +83,13 @@ class NodeState:
         """Whether it may be given work right now."""
         return self.is_schedulable and self.reserved.slots < self.capacity.slots
 
+    def takes(self, requirements: Requirements) -> bool:
+        """Whether it can give the task what is not counted: all that it needs to be told."""
+        return requirements.pushable or not self.capabilities.is_pushed
+
     def could_ever_run(self, requirements: Requirements) -> bool:
         """Whether the task would fit if nothing else ran here."""
-        return could_ever_fit(requirements, self.capacity)
+        return self.takes(requirements) and could_ever_fit(requirements, self.capacity)
 
 
 class Fleet:

@@ -183,7 +183,11 @@ class Planner:
         return shape.need.within(offered(node.capacity)) and self._may_run(shape, node)
 
     def _may_run(self, shape: Shape, node: NodeState) -> bool:
-        return node.id not in shape.barred and has_labels(shape.requirements, node.capacity)
+        return (
+            node.id not in shape.barred
+            and node.takes(shape.requirements)
+            and has_labels(shape.requirements, node.capacity)
+        )
 
     def _is_overdue(self, task_id: str) -> bool:
         return self._queue.waiting(task_id).ready_at + self._queue.claim_after_s <= self._now

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import attrs
 
 from hivemind.core.confinement import Confinement
+from hivemind.core.registration import Registration
 
 
 class TaskState(enum.StrEnum):
@@ -100,6 +101,8 @@ class Requirements:
     gpu_memory_bytes: int = 0
     gpu_name: str = ""
     location: str = ""
+    pushable: bool = False
+    """It needs nothing of its node but its bytes, so a node that is told no more may run it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -195,6 +198,8 @@ class Task:
     submitted_at: float = 0.0
     started_at: float | None = None
     finished_at: float | None = None
+    unconfirmed: bool = False
+    """It ended although its node never showed that its last attempt had."""
 
 
 @attrs.frozen(kw_only=True)
@@ -228,6 +233,10 @@ class Attempt:
     refusal: RefusalKind | None = None
     result_bytes: int = 0
     """Size of the tar of its output folder, kept as a blob; 0 when it left none."""
+    raw_result: bool = False
+    """The blob is no tar but the bytes that a pushed node stored as the result."""
+    unconfirmed: bool = False
+    """It was ended, and its node never showed that it had stopped it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -262,10 +271,14 @@ class Node:
     account: str
     name: str
     public_key: bytes
-    """Ed25519, 32 bytes."""
+    """Ed25519, 32 bytes; empty for a node that is pushed to."""
     enrolled_at: float
     last_seen_at: float = 0.0
     trust: int = 50
+    registration: Registration | None = None
+    """Of a node that is pushed to; None for one that dials the master."""
+    unconfirmed: int = 0
+    """How many stops of attempts it never confirmed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -303,6 +316,8 @@ class Capabilities:
     """``cgroup`` or ``best-effort``."""
     sandbox: str
     """``enabled`` when isolation is whole."""
+    is_pushed: bool = False
+    """It is pushed to, and told nothing of a task but its bytes; the master's own knowledge."""
 
 
 @attrs.frozen(kw_only=True)

@@ -22,8 +22,13 @@ from hivemind.master.founding import found
 from hivemind.master.links import Links
 from hivemind.master.nodes import Nodes
 from hivemind.master.output import OutputFolder
+from hivemind.master.presence import Presence
+from hivemind.master.public_nodes import PublicNodes
+from hivemind.master.pushed_node import PushTools
+from hivemind.master.pushes import Pushes
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
+from hivemind.master.reports import Reports
 from hivemind.master.secrets import OneTimeSecrets
 from hivemind.master.session import SessionTools
 from hivemind.master.tasks import Tasks
@@ -34,6 +39,13 @@ from hivemind.rpc.contract.accounts import serve_accounts, serve_users
 from hivemind.rpc.contract.link import OPEN_METHODS as OPEN_LINK_METHODS
 from hivemind.rpc.contract.link import serve_link
 from hivemind.rpc.contract.nodes import serve_nodes
+from hivemind.rpc.contract.public_nodes import serve_public_nodes
+from hivemind.rpc.contract.public_reports import (
+    SPOOLED_REPORTS,
+    serve_report_batches,
+    serve_reports,
+    serve_worker_reports,
+)
 from hivemind.rpc.contract.serving import Servable, with_reflection
 from hivemind.rpc.contract.tasks import serve_tasks
 from hivemind.rpc.health import Health
@@ -137,6 +149,15 @@ class Master:
             max_bytes=self.rules().payload_bytes,
         )
         self._links = self._make_links()
+        self._pushes = Pushes(
+            PushTools(
+                reactor=self.reactor,
+                store=self._store,
+                blobs=self._blobs,
+                authority=self._authority,
+                rules=self.rules,
+            )
+        )
         self._tasks = self._make_tasks()
         self._health = Health()
         self._server: Server | None = None
@@ -232,11 +253,28 @@ class Master:
             rates=self._rates,
             is_open=self._is_registration_open,
         )
+        presence = Presence(
+            self.reactor, self._links, self._pushes, rules=self.rules, clock=time.time
+        )
+        public_nodes = PublicNodes(self.reactor, self._pushes, presence, clock=time.time)
+        reports = Reports(
+            self.reactor,
+            self._store,
+            output=self._output,
+            blobs=self._blobs,
+            pushes=self._pushes,
+            clock=time.time,
+            report_status=public_nodes.report_status,
+        )
         services: list[Servable] = [
             serve_users(accounts),
             serve_accounts(accounts),
             serve_tasks(self._tasks),
-            serve_nodes(Nodes(self.reactor, self._links, rules=self.rules)),
+            serve_nodes(Nodes(self.reactor, self._links, presence)),
+            serve_public_nodes(public_nodes),
+            serve_reports(reports),
+            serve_worker_reports(reports),
+            serve_report_batches(reports),
             serve_link(self._links),
             self._health,
         ]
@@ -244,6 +282,8 @@ class Master:
             with_reflection(services),
             authenticator=Authenticator(open_methods=OPEN_METHODS, verify=self._authority.verify),
             tls=None if self._tls is None else self._tls.context,
+            spool=self._spool,
+            spooled=SPOOLED_REPORTS,
         )
 
     def _is_registration_open(self) -> bool:
@@ -263,6 +303,7 @@ class Master:
             Service(name="reactor", run=self.reactor.run),
             Service(name="founding", run=self._found, restart=Restart.TEMPORARY),
             Service(name="links", run=self._links.run),
+            Service(name="pushes", run=self._pushes.run),
             Service(name="server", run=self._serve),
         )
 
@@ -311,11 +352,13 @@ class Master:
 
     def _publish(self, tasks: Sequence[Task], effects: Sequence[Effect]) -> None:
         self._links.dispatch(effects)
+        self._pushes.dispatch(effects)
         for task in tasks:
             self.bells.ring(task.id)
 
     def _reload(self) -> None:
         self._links.end_all()
+        self._pushes.reload()
         self.bells.ring_all()
 
 

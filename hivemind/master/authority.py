@@ -70,6 +70,27 @@ class Authority:
             self._key,
         )
 
+    def push_token(self, node: Node, ttl_s: float) -> str:
+        """What the master shows to a node that it pushes to. Nobody but that node believes it, so
+        that what a node holds opens nothing else.
+        """
+        if node.id == MASTER_AUDIENCE:
+            raise ValueError("a node cannot be called what the master is")
+        now = self._clock()
+        return sign_token(
+            Claims(
+                subject=node.account,
+                role="provider",
+                kind="push",
+                node_id=node.id,
+                audience=node.id,
+                token_id=self._random_bytes(12).hex(),
+                issued_at=now,
+                expires_at=now + ttl_s,
+            ),
+            self._key,
+        )
+
     async def verify(self, token: str, peer: str) -> Principal:
         """Whom the token stands for. Raises InvalidToken."""
         return self.principal(token)
@@ -78,6 +99,8 @@ class Authority:
         """Whom the token stands for, as the account is now. Raises InvalidToken."""
         claims = verify_token(token, self.verify_key, audience=MASTER_AUDIENCE, now=self._clock())
         cluster = self._reactor.cluster
+        if claims.kind not in {"account", "node"}:
+            raise InvalidToken("this token is good for nothing here; log in")
         if claims.token_id in cluster.revoked:
             raise InvalidToken("this token was revoked; log in again")
         if claims.subject not in cluster.accounts:

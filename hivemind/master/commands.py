@@ -212,7 +212,11 @@ def join(turn: Turn, node_id: str, hello: Hello) -> Joined:
         else:
             turn.step(
                 task_id,
-                NodeLost(attempt=attempt.number, detail=f"node {node.name} came back without it"),
+                NodeLost(
+                    attempt=attempt.number,
+                    detail=f"node {node.name} came back without it",
+                    is_over=True,
+                ),
             )
     turn.join_fleet(node, hello.capabilities, draining=hello.draining)
     return Joined(

@@ -32,6 +32,7 @@ from hivemind.core.messages import (
     WatchQuery,
 )
 from hivemind.core.policy import PoolRules, Profile
+from hivemind.core.pushing import is_pushable
 from hivemind.core.records import (
     Account,
     Attempt,
@@ -47,7 +48,7 @@ from hivemind.master.bell import Bell, Bells
 from hivemind.master.output import Follower, OutputFolder
 from hivemind.master.reactor import Reactor
 from hivemind.master.results import ResultParts, result_pieces
-from hivemind.master.uploads import Uploads
+from hivemind.master.uploads import Uploaded, Uploads
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.contract.faults import (
     NamedFault,
@@ -122,6 +123,7 @@ class Tasks:
         )
         async with self._uploads.receive(chunks, with_stdin=submission.has_stdin) as uploaded:
             _check_payload(submission.kind, uploaded.payload.head)
+            task, spec = _marked(task, spec, uploaded)
             new = NewTask(
                 task=task,
                 spec=encode_spec(spec),
@@ -370,6 +372,18 @@ def _check_names(submission: Submission) -> None:
     for wish in (submission.ask.location, submission.ask.gpu_name):
         if wish:
             check_node_name(wish)
+
+
+def _marked(task: Task, spec: TaskSpec, uploaded: Uploaded) -> tuple[Task, TaskSpec]:
+    """Both, with word of whether a node may have the task that is told its bytes alone."""
+    payload, stdin = uploaded.payload.blob, uploaded.stdin.blob
+    pushable = is_pushable(
+        spec,
+        payload_bytes=0 if payload is None else payload.size,
+        stdin_bytes=0 if stdin is None else stdin.size,
+    )
+    needs = attrs.evolve(task.requirements, pushable=pushable)
+    return attrs.evolve(task, requirements=needs), attrs.evolve(spec, requirements=needs)
 
 
 def _check_payload(kind: PayloadKind, head: bytes) -> None:

@@ -92,6 +92,8 @@ def _node_to_wire(node: NodeView) -> v1.NodeView:
         last_seen_at=node.last_seen_at,
         hostname=node.hostname,
         version=node.version,
+        port=node.port,
+        unconfirmed=node.unconfirmed,
     )
 
 
@@ -113,6 +115,8 @@ def _node_from_wire(wire: v1.NodeView) -> NodeView:
         last_seen_at=wire.last_seen_at,
         hostname=wire.hostname,
         version=wire.version,
+        port=wire.port,
+        unconfirmed=wire.unconfirmed,
     )
 
 

@@ -46,6 +46,7 @@ def requirements_to_wire(needs: Requirements) -> v1.Requirements:
         gpu_memory_bytes=needs.gpu_memory_bytes,
         gpu_name=needs.gpu_name,
         location=needs.location,
+        pushable=needs.pushable,
     )
 
 
@@ -61,6 +62,7 @@ def requirements_from_wire(wire: v1.Requirements | None) -> Requirements:
         gpu_memory_bytes=wire.gpu_memory_bytes,
         gpu_name=wire.gpu_name,
         location=wire.location,
+        pushable=wire.pushable,
     )
 
 
