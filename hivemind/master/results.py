@@ -1,7 +1,7 @@
 """A task's result: a zip that is made as it is read, and never whole anywhere.
 
-It holds ``output/`` (what the task left in its output folder, or, where a node of the public API
-stored a result, its bytes as they came in ``output/result.bin``), ``stdout.txt``, ``stderr.txt`` and
+It holds ``output/`` (what the task left in its output folder; where a node of the public API stored
+a result, its bytes as they came in ``output/result.bin``), ``stdout.txt``, ``stderr.txt`` and
 ``result.json``. Members are stored, not compressed: what is worth compressing the task has
 compressed, and a download costs no more than reading a file.
 """
