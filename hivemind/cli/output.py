@@ -169,7 +169,9 @@ class _HumanOutput:
                         f"{attempt.usage.wall_s:.2f}s",
                         f"{attempt.usage.cpu_s:.2f}s",
                         show_size(attempt.usage.memory_peak_bytes),
-                        attempt.detail,
+                        f"{attempt.detail} [unconfirmed]".strip()
+                        if attempt.unconfirmed
+                        else attempt.detail,
                     )
                     for attempt in detail.attempts
                 ],
@@ -209,7 +211,7 @@ class _HumanOutput:
                     show_size(node.capacity.memory_bytes),
                     str(node.capacity.gpus),
                     str(node.trust),
-                    node.limits if node.sandbox == "enabled" else f"{node.limits}, no sandbox",
+                    _limits(node),
                 )
                 for node in nodes
             ],
@@ -284,6 +286,11 @@ class _HumanOutput:
                 for setting in settings
             ],
         )
+
+
+def _limits(node: "NodeView") -> str:
+    limits = "its own" if node.port else node.limits
+    return limits if node.sandbox == "enabled" else f"{limits}, no sandbox"
 
 
 def _state(task: "Task") -> str:

@@ -49,6 +49,7 @@ def task_shape(task: "Task") -> Document:
             "location": needs.location,
             "only_account": needs.only_account,
             "least_trust": needs.least_trust,
+            "pushable": needs.pushable,
         },
         "wall_s": task.wall_s,
         "attempt": task.attempt,
@@ -61,6 +62,7 @@ def task_shape(task: "Task") -> Document:
         "submitted_at": task.submitted_at,
         "started_at": task.started_at,
         "finished_at": task.finished_at,
+        "unconfirmed": task.unconfirmed,
     }
 
 
@@ -82,6 +84,8 @@ def _attempt_shape(attempt: "Attempt") -> Document:
         "assigned_at": attempt.assigned_at,
         "started_at": attempt.started_at,
         "ended_at": attempt.ended_at,
+        "raw_result": attempt.raw_result,
+        "unconfirmed": attempt.unconfirmed,
     }
 
 
@@ -104,8 +108,10 @@ def node_shape(node: "NodeView") -> Document:
         "sandbox": node.sandbox,
         "trust": node.trust,
         "hostname": node.hostname,
+        "port": node.port,
         "version": node.version,
         "address": node.address or None,
+        "unconfirmed": node.unconfirmed,
         "running": node.running,
         "capacity": {
             "slots": capacity.slots,

@@ -2,8 +2,8 @@
 
 Each node of the fleet is in exactly one cause, the first that holds of: it is away, it is not
 trusted, it drains, it is another account's while the task is for its own account's nodes, it is
-trusted less than the task asks, the task is barred from it, it could never run it, it has no room
-for it now.
+trusted less than the task asks, the task is barred from it, it is not told all that the task needs,
+it could never run it, it has no room for it now.
 Causes come in the order of what would help most; the first is the headline.
 """
 
@@ -118,7 +118,9 @@ class _Sorted:
         allowed = [node for node in own if node.may_have(needs)]
         self._too_little_trusted = len(own) - len(allowed)
         self._barred = [bars[node.id] for node in allowed if node.id in bars]
-        willing = [node for node in allowed if node.id not in bars]
+        unbarred = [node for node in allowed if node.id not in bars]
+        self._unsuited = [node for node in unbarred if not node.takes(needs)]
+        willing = [node for node in unbarred if node.takes(needs)]
         self._needs = needs
         self._too_small = _by_shortage(needs, [n for n in willing if not n.could_ever_run(needs)])
         self.could = [node for node in willing if node.could_ever_run(needs)]
@@ -145,6 +147,9 @@ class _Sorted:
             all_of_them = len(nodes) == len(self.able)
             text = _lacks(shortage, nodes, all_of_them=all_of_them)
             yield Cause(CauseKind.TOO_SMALL, text, len(nodes))
+        if self._unsuited:
+            text = f"{_counted(self._unsuited)} told a program's bytes alone, and this needs more"
+            yield Cause(CauseKind.UNSUITED, text, len(self._unsuited))
         for bar in self._barred:
             text = bar.detail or f"node {bar.node_id} must not have it for now"
             yield Cause(CauseKind.BARRED, one_line(text), 1)

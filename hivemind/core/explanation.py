@@ -21,6 +21,7 @@ class CauseKind(enum.StrEnum):
     DISTRUSTED = "distrusted"
     NOT_OWN = "not_own"
     """It costs nothing because it is for its account's own nodes, and these are others'."""
+    UNSUITED = "unsuited"
 
 
 @attrs.frozen

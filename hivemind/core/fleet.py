@@ -99,9 +99,17 @@ class NodeState:
             not requirements.only_account or requirements.only_account == self.account
         ) and self.effective_trust >= requirements.least_trust
 
+    def takes(self, requirements: Requirements) -> bool:
+        """Whether it can give the task what is not counted: all that it needs to be told."""
+        return requirements.pushable or not self.capabilities.is_pushed
+
     def could_ever_run(self, requirements: Requirements) -> bool:
         """Whether the task may come here, and would fit if nothing else ran."""
-        return self.may_have(requirements) and could_ever_fit(requirements, self.capacity)
+        return (
+            self.may_have(requirements)
+            and self.takes(requirements)
+            and could_ever_fit(requirements, self.capacity)
+        )
 
 
 class Fleet:

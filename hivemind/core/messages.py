@@ -23,6 +23,7 @@ from hivemind.core.records import (
     Task,
     Vitals,
 )
+from hivemind.core.registration import Registration
 
 UPLOAD_CHUNK_BYTES = 256 * 1024
 """How much of an upload or download travels in one message. Larger ones gain nothing on loopback
@@ -154,6 +155,10 @@ class NodeView:
     version: str = ""
     address: str = ""
     """``HOST:PORT`` of the node's own services; empty where it told none."""
+    port: int = 0
+    """Where tasks are pushed to; 0 for a node that dials the master."""
+    unconfirmed: int = 0
+    """How many stops of attempts it never confirmed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -162,6 +167,18 @@ class NodeList:
 
     nodes: tuple[NodeView, ...]
     next_cursor: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class NodeInfo:
+    """A node as the public API lists it."""
+
+    node_id: str
+    said: Registration
+    """What it registered, or what is known of one that dials the master."""
+    trust: int
+    last_seen_at: float
+    status: str
 
 
 @attrs.frozen(kw_only=True)

@@ -188,6 +188,7 @@ class Planner:
     def _may_run(self, shape: Shape, node: NodeState) -> bool:
         return (
             node.id not in shape.barred
+            and node.takes(shape.requirements)
             and has_labels(shape.requirements, node.capacity)
             and node.may_have(shape.requirements)
         )

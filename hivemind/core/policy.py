@@ -123,6 +123,12 @@ class PoolRules:
     """How long a stop may go unanswered by a connected node before its session is cut."""
     time_limit_grace_s: float = 15.0
     """How long after a task's time limit the master ends an attempt that nobody reported on."""
+    push_probe_s: float = 5.0
+    """How often a node that is pushed to is asked whether it is there."""
+    push_lease_s: float = 60.0
+    """As ``lease_s``, for nodes that are pushed to."""
+    push_accept_s: float = 30.0
+    """How long such a node may take to say that it has taken a task, once it has all of it."""
     crash_limit: int = 3
     """A task whose node was lost this many times fails."""
     refusal_bar_s: float = 10.0

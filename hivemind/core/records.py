@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import attrs
 
 from hivemind.core.confinement import Confinement
+from hivemind.core.registration import Registration
 
 
 class TaskState(enum.StrEnum):
@@ -104,6 +105,8 @@ class Requirements:
     """Whose nodes alone may have it; empty: anybody's."""
     least_trust: int = 0
     """How far its node must be trusted."""
+    pushable: bool = False
+    """It needs nothing of its node but its bytes, so a node that is told no more may run it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -199,6 +202,8 @@ class Task:
     submitted_at: float = 0.0
     started_at: float | None = None
     finished_at: float | None = None
+    unconfirmed: bool = False
+    """It ended although its node never showed that its last attempt had."""
 
 
 @attrs.frozen(kw_only=True)
@@ -232,6 +237,10 @@ class Attempt:
     refusal: RefusalKind | None = None
     result_bytes: int = 0
     """Size of the tar of its output folder, kept as a blob; 0 when it left none."""
+    raw_result: bool = False
+    """The blob is no tar but the bytes that a pushed node stored as the result."""
+    unconfirmed: bool = False
+    """It was ended, and its node never showed that it had stopped it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -266,12 +275,16 @@ class Node:
     account: str
     name: str
     public_key: bytes
-    """Ed25519, 32 bytes."""
+    """Ed25519, 32 bytes; empty for a node that is pushed to."""
     enrolled_at: float
     last_seen_at: float = 0.0
     trust: int = 50
     is_drained: bool = False
     """Its owner wants it to be given nothing more, until it is resumed."""
+    registration: Registration | None = None
+    """Of a node that is pushed to; None for one that dials the master."""
+    unconfirmed: int = 0
+    """How many stops of attempts it never confirmed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -316,6 +329,9 @@ class Capabilities:
     def has_whole_sandbox(self) -> bool:
         """Whether isolation is whole."""
         return self.sandbox == "enabled"
+
+    is_pushed: bool = False
+    """It is pushed to, and told nothing of a task but its bytes; the master's own knowledge."""
 
 
 @attrs.frozen(kw_only=True)

@@ -20,9 +20,14 @@ from hivemind.master.links import Links
 from hivemind.master.nodes import Nodes
 from hivemind.master.output import OutputFolder
 from hivemind.master.payments import Payments
+from hivemind.master.presence import Presence
+from hivemind.master.public_nodes import PublicNodes
 from hivemind.master.public_tasks import PublicTasks
+from hivemind.master.pushed_node import PushTools
+from hivemind.master.pushes import Pushes
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
+from hivemind.master.reports import Reports
 from hivemind.master.retention import Retention
 from hivemind.master.secrets import OneTimeSecrets
 from hivemind.master.session import SessionTools
@@ -37,8 +42,13 @@ from hivemind.rpc.contract.credits import serve_credits
 from hivemind.rpc.contract.link import OPEN_METHODS as OPEN_LINK_METHODS
 from hivemind.rpc.contract.link import serve_link
 from hivemind.rpc.contract.nodes import serve_nodes
+from hivemind.rpc.contract.public_master import SPOOLED_FIELDS, PublicMasterCalls
+from hivemind.rpc.contract.public_nodes import serve_public_nodes
+from hivemind.rpc.contract.public_reports import (
+    serve_report_batches,
+    serve_worker_reports,
+)
 from hivemind.rpc.contract.public_tasks import MESSAGE_TOKENS as TASK_TOKENS
-from hivemind.rpc.contract.public_tasks import SPOOLED_FIELDS, PublicTaskCalls
 from hivemind.rpc.contract.serving import Servable, with_reflection
 from hivemind.rpc.contract.tasks import serve_tasks
 from hivemind.rpc.health import Health
@@ -120,6 +130,15 @@ class Master:
         )
         self._uploads = Uploads(self._blobs, self._spool, lambda: self.rules().payload_bytes)
         self._links = self._make_links()
+        self._pushes = Pushes(
+            PushTools(
+                reactor=self.reactor,
+                store=self._store,
+                blobs=self._blobs,
+                authority=self._authority,
+                rules=self.rules,
+            )
+        )
         self._tasks = self._make_tasks()
         self._health = Health()
         self._server: Server | None = None
@@ -236,21 +255,38 @@ class Master:
             on_rotated=self._stale_credentials.ring,
         )
         payments = Payments(self.reactor, self._store, clock=time.time)
+        presence = Presence(
+            self.reactor, self._links, self._pushes, rules=self.rules, clock=time.time
+        )
+        public_nodes = PublicNodes(self.reactor, self._pushes, presence, clock=time.time)
+        reports = Reports(
+            self.reactor,
+            self._store,
+            output=self._output,
+            blobs=self._blobs,
+            pushes=self._pushes,
+            clock=time.time,
+            report_status=public_nodes.report_status,
+        )
         services: list[Servable] = [
             serve_users(accounts, payments),
             serve_credits(payments),
             serve_accounts(accounts),
             serve_tasks(self._tasks),
-            PublicTaskCalls(
+            PublicMasterCalls(
                 PublicTasks(
                     self.reactor,
                     self._store,
                     self._tasks,
                     uploads=self._uploads,
                     output=self._output,
-                )
+                ),
+                reports,
             ),
-            serve_nodes(Nodes(self.reactor, self._links, rules=self.rules)),
+            serve_nodes(Nodes(self.reactor, self._links, presence)),
+            serve_public_nodes(public_nodes),
+            serve_worker_reports(reports),
+            serve_report_batches(reports),
             serve_link(self._links),
             self._health,
         ]
@@ -285,6 +321,7 @@ class Master:
             Service(name="founding", run=self._found, restart=Restart.TEMPORARY),
             Service(name="links", run=self._links.run),
             Service(name="retention", run=self._keep_no_longer),
+            Service(name="pushes", run=self._pushes.run),
             Service(name="server", run=self._serve),
         )
 
@@ -352,11 +389,13 @@ class Master:
 
     def _publish(self, tasks: Sequence[Task], effects: Sequence[Effect]) -> None:
         self._links.dispatch(effects)
+        self._pushes.dispatch(effects)
         for task in tasks:
             self.bells.ring(task.id)
 
     def _reload(self) -> None:
         self._links.end_all()
+        self._pushes.reload()
         self.bells.ring_all()
 
 

@@ -116,6 +116,26 @@ class Authority:
         except WrongAudience as error:
             return self._claims(token, error.audience)
 
+    def push_token(self, node: Node, ttl_s: float) -> str:
+        """What the master shows to a node that it pushes to. Nobody but that node believes it, so
+        that what a node holds opens nothing else.
+        """
+        if node.id == MASTER_AUDIENCE:
+            raise ValueError("a node cannot be called what the master is")
+        now = self._clock()
+        return self._sign(
+            Claims(
+                subject=node.account,
+                role="provider",
+                kind="push",
+                node_id=node.id,
+                audience=node.id,
+                token_id=self._random_bytes(12).hex(),
+                issued_at=now,
+                expires_at=now + ttl_s,
+            )
+        )
+
     async def verify(self, token: str, peer: str) -> Principal:
         """Whom the token stands for. Raises InvalidToken."""
         return self.principal(token)

@@ -218,7 +218,11 @@ def join(turn: Turn, node_id: str, hello: Hello) -> Joined:
         else:
             turn.step(
                 task_id,
-                NodeLost(attempt=attempt.number, detail=f"node {node.name} came back without it"),
+                NodeLost(
+                    attempt=attempt.number,
+                    detail=f"node {node.name} came back without it",
+                    is_over=True,
+                ),
             )
     # What it had lost may have cost it trust.
     turn.join_fleet(

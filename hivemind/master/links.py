@@ -89,6 +89,9 @@ class Links:
             try:
                 cluster, now = self._tools.reactor.cluster, trio.current_time()
                 for node_id in {*cluster.on_node, *cluster.fleet.nodes}:
+                    node = cluster.nodes.get(node_id)
+                    if node is not None and node.registration is not None:
+                        continue  # It has no link; whoever pushes to it minds its lease.
                     self._begin_lease(node_id, now + self._tools.rules().lease_s)
                 task_status.started()
                 await trio.sleep_forever()

@@ -1,15 +1,10 @@
 """The pool's machines, as people see them."""
 
-import time
-from collections.abc import Callable
-
-import trio
-
 from hivemind.core.messages import NodeList, NodeView
-from hivemind.core.policy import PoolRules
 from hivemind.core.records import Node, Role
 from hivemind.master import commands
 from hivemind.master.links import Links
+from hivemind.master.presence import Presence
 from hivemind.master.reactor import Reactor
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.contract.faults import NamedFault, denied, invalid
@@ -25,14 +20,11 @@ class Nodes:
         self,
         reactor: Reactor,
         links: Links,
-        *,
-        rules: Callable[[], PoolRules],
-        clock: Callable[[], float] = time.time,
+        presence: Presence,
     ) -> None:
         self._reactor = reactor
         self._links = links
-        self._rules = rules
-        self._clock = clock
+        self._presence = presence
 
     async def list_nodes(self, caller: Principal, cursor: str, limit: int) -> NodeList:
         """A page of nodes, by id; everybody may see what the pool is made of."""
@@ -98,24 +90,26 @@ class Nodes:
     def _view(self, node: Node) -> NodeView:
         session = self._links.session(node.id)
         state = self._reactor.cluster.fleet.nodes.get(node.id)
-        quiet_s = trio.current_time() - session.heard_at if session is not None else None
+        seen, said = self._presence.of(node), node.registration
         if state is None:
             return NodeView(
                 id=node.id,
                 account=node.account,
                 name=node.name,
-                status="offline",
+                status=seen.status,
                 trust=node.trust,
-                last_seen_at=node.last_seen_at,
                 draining=node.is_drained,
+                last_seen_at=seen.at,
+                hostname="" if said is None else said.hostname,
+                port=0 if said is None else said.port,
+                unconfirmed=node.unconfirmed,
             )
-        is_prompt = quiet_s is not None and quiet_s < 2 * self._rules().heartbeat_s + 1
         capabilities = state.capabilities
         return NodeView(
             id=node.id,
             account=node.account,
             name=node.name,
-            status="online" if is_prompt and state.connected else "late",
+            status=seen.status,
             draining=state.draining,
             capacity=state.capacity,
             vitals=session.vitals if session is not None else None,
@@ -125,8 +119,10 @@ class Nodes:
             limits=capabilities.limits,
             sandbox=capabilities.sandbox,
             trust=state.effective_trust,
-            last_seen_at=node.last_seen_at if quiet_s is None else self._clock() - quiet_s,
+            last_seen_at=seen.at,
             hostname=capabilities.hostname,
             version=capabilities.version,
+            port=0 if said is None else said.port,
+            unconfirmed=node.unconfirmed,
             address=capabilities.address,
         )

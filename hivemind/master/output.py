@@ -70,6 +70,16 @@ class OutputLog:
         """Bytes of both streams so far."""
         return self._extent.size
 
+    @property
+    def file_bytes(self) -> int:
+        """How long the file is that holds them."""
+        return self._extent.file_bytes
+
+    def cut(self, size: int, file_bytes: int) -> None:
+        """Forget what came after this extent, if there is more; for before anybody appends."""
+        if size < self._extent.size:
+            self._extent = _Extent(size, file_bytes)
+
     async def append(self, chunks: Sequence[OutputChunk], *, most_bytes: int) -> None:
         """Add output; what is known already is skipped, so a sender may repeat itself.
 
@@ -169,23 +179,28 @@ class OutputFolder:
         """``on_growth`` is called with a task's id whenever it has new output."""
         self._root = root
         self._on_growth = on_growth
-        self._open: weakref.WeakValueDictionary[tuple[str, int], OutputLog] = (
+        self._open: weakref.WeakValueDictionary[tuple[str, int, str], OutputLog] = (
             weakref.WeakValueDictionary()
         )
-        self._opening: dict[tuple[str, int], trio.Event] = {}
+        self._opening: dict[tuple[str, int, str], trio.Event] = {}
 
     async def remove(self, task_id: str) -> None:
         """Remove what is there of a task that has ended; none of it is no error."""
         await trio.to_thread.run_sync(_remove_folder, self._root / task_id)
 
-    async def log(self, task_id: str, attempt: int) -> OutputLog:
+    def path(self, task_id: str, attempt: int, kind: str = "log") -> Path:
+        """Where the attempt's log of some kind is, or would be; ``log`` is its output."""
+        return self._root / task_id / f"{attempt}.{kind}"
+
+    async def log(self, task_id: str, attempt: int, kind: str = "log") -> OutputLog:
         """The attempt's log, empty where nothing was written yet.
 
         Args:
             task_id: one that this pool made, since it becomes part of a path.
             attempt: from 1.
+            kind: ``log`` for its output; another for what is kept apart from it.
         """
-        key = (task_id, attempt)
+        key = (task_id, attempt, kind)
         while (known := self._open.get(key)) is None:
             opening = self._opening.get(key)
             if opening is not None:
@@ -194,7 +209,7 @@ class OutputFolder:
             # A long log takes time to measure, in which only those who want this one wait.
             measured = self._opening[key] = trio.Event()
             try:
-                path = self._root / task_id / f"{attempt}.log"
+                path = self.path(task_id, attempt, kind)
                 extent, marks = await trio.to_thread.run_sync(_measure, path)
                 known = OutputLog(path, extent, partial(self._on_growth, task_id), marks)
                 self._open[key] = known

@@ -33,6 +33,7 @@ from hivemind.core.messages import (
 )
 from hivemind.core.policy import PoolRules, Profile
 from hivemind.core.prices import Quote
+from hivemind.core.pushing import is_pushable
 from hivemind.core.records import (
     Account,
     Attempt,
@@ -186,6 +187,7 @@ class Tasks:
         self, task: Task, spec: TaskSpec, uploaded: Uploaded, most_ucpt: int | None
     ) -> Submitted:
         """Commit a task with its bytes. Raises CallRefused."""
+        task, spec = _marked(task, spec, uploaded)
         new = NewTask(
             task=task,
             spec=encode_spec(spec),
@@ -448,6 +450,18 @@ def _check_names(submission: Submission) -> None:
     for wish in (submission.ask.location, submission.ask.gpu_name):
         if wish:
             check_node_name(wish)
+
+
+def _marked(task: Task, spec: TaskSpec, uploaded: Uploaded) -> tuple[Task, TaskSpec]:
+    """Both, with word of whether a node may have the task that is told its bytes alone."""
+    payload, stdin = uploaded.payload.blob, uploaded.stdin.blob
+    pushable = is_pushable(
+        spec,
+        payload_bytes=0 if payload is None else payload.size,
+        stdin_bytes=0 if stdin is None else stdin.size,
+    )
+    needs = attrs.evolve(task.requirements, pushable=pushable)
+    return attrs.evolve(task, requirements=needs), attrs.evolve(spec, requirements=needs)
 
 
 def _check_payload(kind: PayloadKind, head: bytes) -> None:

@@ -180,7 +180,27 @@ class Turn:
         for effect in after.effects:
             self._take(effect, after)
         settling.follow(self, attempt, after)
+        if after.attempt is not None and after.attempt.unconfirmed and after.attempt != attempt:
+            self._distrust(after.attempt.node_id)
         return after
+
+    def _distrust(self, node_id: str) -> None:
+        """The node did not show that it stopped an attempt. One that is pushed to gets nothing more
+        until it is known to be there; any other is known by its link.
+        """
+        node = self.node(node_id)
+        if node is None:
+            return
+        self.put_node(attrs.evolve(node, unconfirmed=node.unconfirmed + 1))
+        if node.registration is not None:
+            self.set_connected(node_id, connected=False)
+
+    def put_attempt(self, attempt: Attempt) -> None:
+        """The newest attempt of a task, otherwise unchanged."""
+        task = self.task(attempt.task_id)
+        if task is None or task.attempt != attempt.number:
+            raise KeyError(attempt.task_id)
+        self._put_task(task, attempt)
 
     def put_result(self, result: ResultBlob) -> None:
         """What an attempt left in its output folder."""

@@ -39,8 +39,13 @@ from hivemind.master.links import Links
 from hivemind.master.nodes import Nodes
 from hivemind.master.output import OutputFolder
 from hivemind.master.payments import Payments
+from hivemind.master.presence import Presence
+from hivemind.master.public_nodes import PublicNodes
+from hivemind.master.pushed_node import PushTools
+from hivemind.master.pushes import Pushes
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
+from hivemind.master.reports import Reports
 from hivemind.master.secrets import OneTimeSecrets
 from hivemind.master.session import SessionTools
 from hivemind.master.tasks import Tasks
@@ -52,6 +57,13 @@ from hivemind.rpc.contract.accounts import MESSAGE_TOKENS, serve_accounts, serve
 from hivemind.rpc.contract.credits import serve_credits
 from hivemind.rpc.contract.link import LinkClient, serve_link
 from hivemind.rpc.contract.nodes import serve_nodes
+from hivemind.rpc.contract.public_nodes import serve_public_nodes
+from hivemind.rpc.contract.public_reports import (
+    SPOOLED_REPORTS,
+    serve_report_batches,
+    serve_reports,
+    serve_worker_reports,
+)
 from hivemind.rpc.contract.tasks import TasksClient, serve_tasks
 from hivemind.rpc.server import Server, open_listeners
 from hivemind.rpc.spool import Spool
@@ -98,6 +110,8 @@ class Pool:
     output: OutputFolder
     blobs: BlobFolder
     links: Links
+    pushes: Pushes
+    reports: Reports
     tasks: Tasks
     server: Server
     port: int
@@ -295,27 +309,55 @@ async def open_pool(
         is_open=lambda: is_open,
     )
     payments = Payments(reactor, kept, clock=clock)
+    pushes = Pushes(
+        PushTools(
+            reactor=reactor,
+            store=kept,
+            blobs=blobs,
+            authority=authority,
+            rules=lambda: chosen,
+        )
+    )
+    presence = Presence(reactor, links, pushes, rules=lambda: chosen, clock=clock)
+    public_nodes = PublicNodes(reactor, pushes, presence, clock=clock)
+    reports = Reports(
+        reactor,
+        kept,
+        output=logs,
+        blobs=blobs,
+        pushes=pushes,
+        clock=clock,
+        report_status=public_nodes.report_status,
+    )
     server = Server(
         [
             serve_users(accounts, payments),
             serve_credits(payments),
             serve_accounts(accounts),
             serve_tasks(tasks),
-            serve_nodes(Nodes(reactor, links, rules=lambda: chosen)),
+            serve_nodes(Nodes(reactor, links, presence)),
             serve_link(links),
+            serve_public_nodes(public_nodes),
+            serve_reports(reports),
+            serve_worker_reports(reports),
+            serve_report_batches(reports),
         ],
         authenticator=Authenticator(
             open_methods=OPEN_METHODS, verify=authority.verify, message_tokens=MESSAGE_TOKENS
         ),
+        spool=spool,
+        spooled=SPOOLED_REPORTS,
     )
 
     def publish(changed: Any, effects: Any) -> None:
         links.dispatch(effects)
+        pushes.dispatch(effects)
         for task in changed:
             bells.ring(task.id)
 
     def reload() -> None:
         links.end_all()
+        pushes.reload()
         bells.ring_all()
 
     reactor.on_published, reactor.on_reload = publish, reload
@@ -340,6 +382,7 @@ async def open_pool(
 
         await reactor.perform(settle_in)
         await nursery.start(run_links)
+        await nursery.start(pushes.run)
         await nursery.start(server.serve, listeners)
         yield Pool(
             folder=folder,
@@ -351,6 +394,8 @@ async def open_pool(
             output=logs,
             blobs=blobs,
             links=links,
+            pushes=pushes,
+            reports=reports,
             tasks=tasks,
             server=server,
             port=listeners[0].socket.getsockname()[1],

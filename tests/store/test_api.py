@@ -19,6 +19,7 @@ from hivemind.core.records import (
     TaskState,
     Usage,
 )
+from hivemind.core.registration import Intent, Registration
 from hivemind.store.api import (
     MOST_PER_PAGE,
     BadCursor,
@@ -50,6 +51,7 @@ FULL_TASK = Task(
         location="lab",
         only_account="ann",
         least_trust=80,
+        pushable=True,
     ),
     wall_s=0.5,
     attempt=2,
@@ -66,6 +68,7 @@ FULL_TASK = Task(
     submitted_at=12.5,
     started_at=13.5,
     finished_at=14.5,
+    unconfirmed=True,
 )
 FULL_ATTEMPT = attempt(
     "t1",
@@ -80,6 +83,8 @@ FULL_ATTEMPT = attempt(
     report_seq=9,
     refusal=RefusalKind.POLICY,
     result_bytes=77,
+    raw_result=True,
+    unconfirmed=True,
 )
 
 
@@ -117,6 +122,27 @@ async def test_a_load_gives_what_a_master_must_know(store: Store) -> None:
     node = Node(
         id="n", account="ann", name="x", public_key=b"k", enrolled_at=1, last_seen_at=2, trust=70
     )
+    pushed = Node(
+        id="p",
+        account="ann",
+        name="p",
+        public_key=b"",
+        enrolled_at=1,
+        unconfirmed=3,
+        registration=Registration(
+            hostname="host",
+            port=2,
+            cpu_cores=3,
+            memory_gb=4,
+            cpu_score=5,
+            gpu_score=6,
+            gpu_memory_gb=7,
+            gpu_name="g",
+            location="l",
+            docker_status="d",
+            intent=Intent.DRAINING,
+        ),
+    )
     good = JoinToken(digest=b"1", account="ann", purpose="join", expires_at=NOW + 1)
     used = JoinToken(digest=b"2", account="ann", purpose="join", expires_at=NOW + 1, used_at=NOW)
     late = JoinToken(digest=b"3", account="ann", purpose="invite", expires_at=NOW)
@@ -130,7 +156,7 @@ async def test_a_load_gives_what_a_master_must_know(store: Store) -> None:
             new_tasks=(waiting, running, over),
             attempts=(attempt("b", 1), attempt("b", 2), attempt("c", 1)),
             accounts=(account,),
-            nodes=(node,),
+            nodes=(node, pushed),
             join_tokens=(good, used, late),
             revoked_tokens=(revoked, forgotten),
             facts={"epoch": b"7", "empty": b""},
@@ -140,7 +166,7 @@ async def test_a_load_gives_what_a_master_must_know(store: Store) -> None:
     assert snapshot.tasks == (waiting.task, running.task)
     assert snapshot.attempts == (attempt("b", 2),)
     assert snapshot.accounts == (account,)
-    assert snapshot.nodes == (node,)
+    assert snapshot.nodes == (node, pushed)
     assert snapshot.join_tokens == (good,)
     assert snapshot.revoked_tokens == (revoked,)
     assert snapshot.facts == {"epoch": b"7", "empty": b""}

@@ -333,6 +333,11 @@ class ReportOutputRequest(betterproto2.Message):
 
     output: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
 
+    sequence: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+    """
+    As in StoreOutputRequest; the two share one row of numbers.
+    """
+
 
 default_message_pool.register_message("nodepool", "ReportOutputRequest", ReportOutputRequest)
 
@@ -462,6 +467,14 @@ class StoreLogsRequest(betterproto2.Message):
     logs: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
 
     timestamp: "int" = betterproto2.field(4, betterproto2.TYPE_INT64)
+    """
+    Seconds since the epoch; 0 is the time at which it comes.
+    """
+
+    sequence: "int" = betterproto2.field(5, betterproto2.TYPE_UINT64)
+    """
+    As in StoreOutputRequest; logs are counted apart from output.
+    """
 
 
 default_message_pool.register_message("nodepool", "StoreLogsRequest", StoreLogsRequest)
@@ -469,9 +482,16 @@ default_message_pool.register_message("nodepool", "StoreLogsRequest", StoreLogsR
 
 @dataclass(eq=False, repr=False)
 class StoreOutputRequest(betterproto2.Message):
+    """
+    A report with a sequence number is taken once: one with the same or a lower number than an earlier
+    one of the attempt is acknowledged and dropped. Without a number (0) a repeat is taken again.
+    """
+
     task_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     output: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    sequence: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
 
 
 default_message_pool.register_message("nodepool", "StoreOutputRequest", StoreOutputRequest)

@@ -105,6 +105,8 @@ def _node_to_wire(node: NodeView) -> v1.NodeView:
         hostname=node.hostname,
         version=node.version,
         address=node.address,
+        port=node.port,
+        unconfirmed=node.unconfirmed,
     )
 
 
@@ -127,6 +129,8 @@ def _node_from_wire(wire: v1.NodeView) -> NodeView:
         hostname=wire.hostname,
         version=wire.version,
         address=wire.address,
+        port=wire.port,
+        unconfirmed=wire.unconfirmed,
     )
 
 

@@ -19,7 +19,7 @@ from hivemind.rpc.spool import SpooledField, SpoolFile, current_upload
 TASK_DATA_BYTES = 100_000_000
 """The most that a task's data may be in this API, whatever the pool's policy says."""
 
-SPOOLED_FIELDS = {
+SPOOLED_TASKS = {
     "/nodepool.MasterNodeService/UploadTask": SpooledField(
         field_number=2, max_bytes=TASK_DATA_BYTES
     ),

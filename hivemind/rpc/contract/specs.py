@@ -48,6 +48,7 @@ def requirements_to_wire(needs: Requirements) -> v1.Requirements:
         location=needs.location,
         only_account=needs.only_account,
         least_trust=needs.least_trust,
+        pushable=needs.pushable,
     )
 
 
@@ -65,6 +66,7 @@ def requirements_from_wire(wire: v1.Requirements | None) -> Requirements:
         location=wire.location,
         only_account=wire.only_account,
         least_trust=wire.least_trust,
+        pushable=wire.pushable,
     )
 
 

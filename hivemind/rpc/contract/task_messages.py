@@ -56,6 +56,7 @@ def task_to_wire(task: Task) -> v1.Task:
         submitted_at=task.submitted_at,
         started_at=task.started_at,
         finished_at=task.finished_at,
+        unconfirmed=task.unconfirmed,
     )
 
 
@@ -89,6 +90,7 @@ def task_from_wire(wire: v1.Task | None) -> Task:
         submitted_at=wire.submitted_at,
         started_at=wire.started_at,
         finished_at=wire.finished_at,
+        unconfirmed=wire.unconfirmed,
     )
 
 
@@ -148,6 +150,8 @@ def attempt_to_wire(attempt: Attempt) -> v1.Attempt:
         exit_code=attempt.exit_code,
         usage=usage_to_wire(attempt.usage),
         result_bytes=attempt.result_bytes,
+        raw_result=attempt.raw_result,
+        unconfirmed=attempt.unconfirmed,
     )
 
 
@@ -167,6 +171,8 @@ def attempt_from_wire(task_id: str, wire: v1.Attempt) -> Attempt:
         exit_code=wire.exit_code,
         usage=usage_from_wire(wire.usage),
         result_bytes=wire.result_bytes,
+        raw_result=wire.raw_result,
+        unconfirmed=wire.unconfirmed,
     )
 
 
