@@ -21,7 +21,7 @@ from hivemind.core.errors import CoreError
 from hivemind.core.ids import check_public_id, make_task_id
 from hivemind.core.messages import Assignment, AttemptRef
 from hivemind.core.policy import Profile
-from hivemind.core.records import Ending, Outcome, PayloadKind, Reason, RefusalKind, Role, TaskSpec
+from hivemind.core.records import Ending, Outcome, Reason, RefusalKind, Role, TaskSpec
 from hivemind.core.wording import one_line
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.context import hold_for_reply
@@ -124,7 +124,6 @@ class DirectTasks:
         except CoreError as error:
             raise invalid(str(error)) from error
         self._admit(caller, POLICY)
-        self._check_up()
         await upload.finish()
         try:
             program = await trio.to_thread.run_sync(look_at, upload.path, task)
@@ -265,7 +264,6 @@ class DirectTasks:
         place: Place,
     ) -> Direct:
         held = HeldAttempt(ref=ref, folder=self._outbox.folder(ref))
-        needs_payload = spec.kind is not PayloadKind.COMMAND
         return Direct(
             task_id=task.task_id,
             account=caller.account,
@@ -278,7 +276,7 @@ class DirectTasks:
                     lease_id="",
                     account=caller.account,
                     spec=b"",
-                    payload_to_fetch=program.size if needs_payload else 0,
+                    payload_to_fetch=program.size,
                 ),
                 spec=spec,
                 profile=place.profile,

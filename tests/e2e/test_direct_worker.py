@@ -420,13 +420,15 @@ def test_a_draining_worker_lets_tasks_end_and_takes_no_more(pool: Pool, stubs: P
     write_policy(pool.root / "lone")
     worker = pool.lone_worker("--slots", "2")
     with open_caller(stubs, worker.address, local_token(worker)) as caller:
-        assert caller.execute("ends", b"import time; time.sleep(2); print('end')")["success"]
+        script = b"import time; time.sleep(2); print('end')"
+        assert caller.execute("ends", script)["success"]
         caller.until("ends", "RUNNING")
         worker.process.terminate()
         wait_until("it drains", lambda: "draining" in worker.log.read_text())
         refused = caller.execute("late", b"print(1)")
         assert (refused["success"], refused["code"]) == (False, str(int(ErrorCode.NODE_OFFLINE)))
         assert refused["message"].startswith("NODE_OFFLINE: ")
+        assert caller.execute("ends", script)["success"], "what was accepted is not taken back"
         assert worker.process.wait(30) == 0
         assert worker.process.stdout is not None
         worker.process.stdout.close()
