@@ -9,6 +9,8 @@ import structlog
 import trio
 
 from hivemind.core.events import Effect
+from hivemind.core.ledger import earned_ucpt
+from hivemind.core.messages import AttemptRef
 from hivemind.core.policy import PoolRules, Profile
 from hivemind.core.records import Account, Task
 from hivemind.master.accounts import Accounts
@@ -137,6 +139,8 @@ class Master:
                 blobs=self._blobs,
                 authority=self._authority,
                 rules=self.rules,
+                tls=lambda: None if self._tls is None else self._tls.pushing,
+                allow_plaintext=config.allow_plaintext,
             )
         )
         self._tasks = self._make_tasks()
@@ -267,6 +271,7 @@ class Master:
             pushes=self._pushes,
             clock=time.time,
             report_status=public_nodes.report_status,
+            earned_ucpt=self._earned_ucpt,
         )
         services: list[Servable] = [
             serve_users(accounts, payments),
@@ -280,10 +285,14 @@ class Master:
                     self._tasks,
                     uploads=self._uploads,
                     output=self._output,
+                    blobs=self._blobs,
+                    logs_of=reports.logs_of,
                 ),
                 reports,
             ),
-            serve_nodes(Nodes(self.reactor, self._links, presence)),
+            serve_nodes(
+                Nodes(self.reactor, self._links, presence, on_forgotten=self._pushes.forgotten)
+            ),
             serve_public_nodes(public_nodes),
             serve_worker_reports(reports),
             serve_report_batches(reports),
@@ -301,6 +310,21 @@ class Master:
             spool=self._spool,
             spooled=SPOOLED_FIELDS,
             tls=None if self._tls is None else self._tls.context,
+        )
+
+    def _earned_ucpt(self, ref: AttemptRef) -> int:
+        """What an attempt that is under way has earned so far."""
+        cluster = self.reactor.cluster
+        task, attempt = cluster.tasks.get(ref.task_id), cluster.attempts.get(ref.task_id)
+        if task is None or attempt is None or attempt.number != ref.attempt:
+            return 0
+        node = cluster.nodes.get(attempt.node_id)
+        return earned_ucpt(
+            cluster.escrows.get(task.id),
+            attempt,
+            "" if node is None else node.account,
+            wall_s=task.wall_s,
+            now=time.time(),
         )
 
     def _is_registration_open(self) -> bool:

@@ -1,5 +1,7 @@
 """The pool's machines, as people see them."""
 
+from collections.abc import Callable
+
 from hivemind.core.messages import NodeList, NodeView
 from hivemind.core.records import Node, Role
 from hivemind.master import commands
@@ -21,10 +23,14 @@ class Nodes:
         reactor: Reactor,
         links: Links,
         presence: Presence,
+        *,
+        on_forgotten: Callable[[str], None],
     ) -> None:
+        """``on_forgotten`` is called with the id of a node that is of the pool no more."""
         self._reactor = reactor
         self._links = links
         self._presence = presence
+        self._on_forgotten = on_forgotten
 
     async def list_nodes(self, caller: Principal, cursor: str, limit: int) -> NodeList:
         """A page of nodes, by id; everybody may see what the pool is made of."""
@@ -62,6 +68,7 @@ class Nodes:
                     ErrorCode.NODE_NOT_FOUND, f"node {known.id} was forgotten; enrol it anew"
                 )
             )
+        self._on_forgotten(known.id)
         return known.id
 
     def _find(self, caller: Principal, text: str) -> Node:

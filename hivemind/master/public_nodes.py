@@ -133,6 +133,11 @@ class PublicNodes:
                 infos.append(self._info(node))
         return tuple(infos)
 
+    def _trust_of(self, node: Node) -> int:
+        """As far as it counts: one without a whole sandbox is trusted little."""
+        state = self._reactor.cluster.fleet.nodes.get(node.id)
+        return node.trust if state is None else state.effective_trust
+
     def _info(self, node: Node) -> NodeInfo:
         seen, said = self._presence.of(node), node.registration
         if said is None:
@@ -152,5 +157,9 @@ class PublicNodes:
                     docker_status=state.capabilities.sandbox,
                 )
         return NodeInfo(
-            node_id=node.id, said=said, trust=node.trust, last_seen_at=seen.at, status=seen.status
+            node_id=node.id,
+            said=said,
+            trust=self._trust_of(node),
+            last_seen_at=seen.at,
+            status=seen.status,
         )

@@ -1,6 +1,6 @@
 """The public API's view of tasks; see ``rpc.contract.public_tasks``."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 
 import attrs
@@ -14,7 +14,7 @@ from hivemind.core.inline_metadata import FileSettings, read_script
 from hivemind.core.lines import LineMerger, Utf8Streams
 from hivemind.core.messages import ListQuery, Submission, WatchQuery
 from hivemind.core.public_status import describe, public_status
-from hivemind.core.records import PayloadKind, Role, Task, TaskState
+from hivemind.core.records import Blob, PayloadKind, Role, Task, TaskState
 from hivemind.master.output import OutputFolder, OutputLog
 from hivemind.master.reactor import Reactor
 from hivemind.master.tasks import Tasks
@@ -25,6 +25,7 @@ from hivemind.rpc.contract.public_tasks import Content, Delivery, Listed, Progre
 from hivemind.rpc.errors import ErrorCode
 from hivemind.rpc.spool import SpoolFile
 from hivemind.store.api import Store
+from hivemind.store.blobs import BlobFolder
 
 _POLL_BYTES = 1024 * 1024
 """How much of its output's end a poll shows: clients take messages of four megabytes unless they
@@ -49,12 +50,17 @@ class PublicTasks:
         *,
         uploads: Uploads,
         output: OutputFolder,
+        blobs: BlobFolder,
+        logs_of: Callable[[str, int], Awaitable[str]],
     ) -> None:
+        """``logs_of`` gives what a node stored beside the output of a task's attempt."""
         self._reactor = reactor
         self._store = store
         self._tasks = tasks
         self._uploads = uploads
         self._output = output
+        self._blobs = blobs
+        self._logs_of = logs_of
 
     async def upload(self, caller: Principal, task_id: str, user_id: str, file: SpoolFile) -> str:
         """Take a task; what to tell, once it is on disk. Raises CallRefused."""
@@ -114,7 +120,11 @@ class PublicTasks:
                 " poll until it has ended",
                 is_success=False,
             )
-        content = await _content(lambda: self._tasks.result_pieces(task))
+        raw = await self._tasks.raw_result(task)
+        if raw is not None:
+            content = Content(raw.size, self._blob_pieces(raw))
+        else:
+            content = await _content(lambda: self._tasks.result_pieces(task))
         match task.state:
             case TaskState.SUCCEEDED:
                 return Delivery(content=content, text=describe(task))
@@ -126,14 +136,22 @@ class PublicTasks:
             content=content, text=f"{code.name}: {describe(task)}", is_success=False, code=code
         )
 
+    async def _blob_pieces(self, blob: Blob) -> AsyncGenerator[bytes, None]:
+        async with self._blobs.open_read(blob) as pieces:
+            async for piece in pieces:
+                yield piece
+
     async def logs(self, caller: Principal, task_id: str) -> Content:
-        """All of the task's output. Raises CallRefused."""
+        """All of the task's output, and after it what its node stored as logs. Raises
+        CallRefused.
+        """
         task = await self._tasks.find(caller, task_id)
         if not task.attempt:
             return Content(0, _each(()))
         log = await self._output.log(task.id, task.attempt)
         size = log.size
-        return await _content(lambda: _text_pieces(log, size))
+        stored = (await self._logs_of(task.id, task.attempt)).encode()
+        return await _content(lambda: _text_pieces(log, size, stored))
 
     async def list_all(self, caller: Principal) -> AsyncGenerator[Iterable[Listed], None]:
         """All tasks of the caller, for an admin everybody's, newest first. Raises CallRefused."""
@@ -208,8 +226,8 @@ async def _lines(log: OutputLog, offset: int) -> tuple[str, ...]:
     return merger.finish()
 
 
-async def _text_pieces(log: OutputLog, size: int) -> AsyncGenerator[bytes, None]:
-    """The first ``size`` bytes of output as UTF-8 in the order in which they came."""
+async def _text_pieces(log: OutputLog, size: int, rest: bytes) -> AsyncGenerator[bytes, None]:
+    """The first ``size`` bytes of output as UTF-8 in the order of their coming; then ``rest``."""
     texts = Utf8Streams()
     place = log.follow(0)
     seen = 0
@@ -221,6 +239,7 @@ async def _text_pieces(log: OutputLog, size: int) -> AsyncGenerator[bytes, None]
             pieces.append(texts.add(chunk.stream, data))
         yield "".join(pieces).encode()
     yield texts.finish().encode()
+    yield rest
 
 
 async def _content(read: Callable[[], AsyncGenerator[bytes, None]]) -> Content:

@@ -81,7 +81,7 @@ def register(turn: Turn, node_id: str, account: str, said: Registration) -> Node
     turn.put_node(node)
     state = turn.cluster.fleet.nodes.get(node_id)
     if state is not None and known.registration != said:
-        turn.join_fleet(node, capabilities_of(said), draining=False)
+        turn.join_fleet(node, capabilities_of(said), draining=node.is_drained)
         turn.set_connected(node_id, connected=state.connected)
     return node
 
@@ -90,11 +90,12 @@ def set_intent(turn: Turn, node_id: str, intent: Intent) -> None:
     """The node says whether it takes more. One that leaves loses what it has."""
     node = turn.node(node_id)
     if node is None or node.registration is None:
-        turn.set_draining(node_id, draining=intent is not Intent.SERVING)
+        is_drained = node is not None and node.is_drained
+        turn.set_draining(node_id, draining=is_drained or intent is not Intent.SERVING)
         return
     said = attrs.evolve(node.registration, intent=intent)
     turn.put_node(attrs.evolve(node, registration=said, last_seen_at=turn.now))
-    turn.set_draining(node_id, draining=intent is Intent.DRAINING)
+    turn.set_draining(node_id, draining=node.is_drained or intent is Intent.DRAINING)
     if intent is Intent.OFFLINE:
         turn.set_connected(node_id, connected=False)
         lose(turn, node_id, f"node {node_id} said that it goes offline")
@@ -118,7 +119,7 @@ def present(turn: Turn, node_id: str, pushing: Collection[AttemptRef]) -> None:
             turn.add_effect(
                 SendStop(task_id=task.id, attempt=attempt.number, node_id=attempt.node_id)
             )
-    draining = node.registration.intent is Intent.DRAINING
+    draining = node.is_drained or node.registration.intent is Intent.DRAINING
     turn.join_fleet(node, capabilities_of(node.registration), draining=draining)
 
 

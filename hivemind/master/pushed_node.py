@@ -7,8 +7,10 @@ show by a report of its own, within the lease, that it is still there: the node 
 process under the old address.
 """
 
+import ssl
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
 import attrs
@@ -28,6 +30,7 @@ from hivemind.master.turn import Turn
 from hivemind.rpc.channel import Channel, open_channel
 from hivemind.rpc.contract.push import PushClient, PushReply, is_refusal
 from hivemind.rpc.errors import CallRefused, RemoteError, RpcError
+from hivemind.rpc.plaintext import PlaintextRefused
 from hivemind.store.api import Store, StoreError
 from hivemind.store.blobs import BlobFolder
 
@@ -53,6 +56,28 @@ class PushTools:
     blobs: BlobFolder
     authority: Authority
     rules: Callable[[], PoolRules]
+    tls: Callable[[], ssl.SSLContext | None] = lambda: None
+    """How nodes on other machines are spoken to; None: in plain text, where that is allowed."""
+    allow_plaintext: bool = False
+
+    @asynccontextmanager
+    async def open(self, host: str, port: int) -> AsyncIterator[Channel]:
+        """A connection to a node: in plain text on this machine, encrypted beyond it.
+
+        Raises ConnectFailed; PlaintextRefused where the node is on another machine and there is
+        neither an authority to know it by, nor leave to do without.
+        """
+        tls = self.tls()
+        may_be_plain = self.allow_plaintext and tls is None
+        try:
+            async with open_channel(host, port, allow_plaintext=may_be_plain) as channel:
+                yield channel
+                return
+        except PlaintextRefused:
+            if tls is None:
+                raise
+        async with open_channel(host, port, tls=tls) as channel:
+            yield channel
 
 
 @attrs.define(eq=False)
@@ -93,6 +118,7 @@ class PushedNode:
         """What it answered for lately."""
         self._silent: dict[AttemptRef, float] = {}
         """Attempts whose connection broke, and until when they may stay silent."""
+        self._warned = ""
         self._work: trio.Nursery | None = None
 
     # --- what others say: none of it waits ---
@@ -197,7 +223,7 @@ class PushedNode:
         """One connection, from its opening to its end. Whether the node ever answered on it."""
         has_answered = False
         try:
-            async with open_channel(*said.address) as channel:
+            async with self._tools.open(*said.address) as channel:
                 self._client = PushClient(channel)
                 while self._is_at(said) and not channel.closed.is_set():
                     changed = self._changed
@@ -212,12 +238,22 @@ class PushedNode:
                         if await self._mind_leases():
                             break
                     await self._pause(channel, changed)
+        except PlaintextRefused as error:
+            self._warn_once(
+                f"{error}; give the master --tls-ca and the node a certificate, or say"
+                " --allow-plaintext"
+            )
         except RpcError as error:
             log.debug("pushed_node_not_reached", node_id=self.node_id, error=str(error))
         finally:
             self._client = None
             self._note_break()
         return has_answered
+
+    def _warn_once(self, reason: str) -> None:
+        if reason != self._warned:
+            self._warned = reason
+            log.warning("pushed_node_not_reached", node_id=self.node_id, reason=reason)
 
     async def _pause(self, channel: Channel, changed: trio.Event) -> None:
         """Until the next probe is due, the connection ends, or the node is known otherwise."""

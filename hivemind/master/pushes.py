@@ -40,6 +40,12 @@ class Pushes:
             node = self._nodes[node_id] = PushedNode(node_id, self._tools)
             self._nursery.start_soon(self._run, node)
 
+    def forgotten(self, node_id: str) -> None:
+        """The node is of the pool no more: let go of it, if it was pushed to."""
+        node = self._nodes.get(node_id)
+        if node is not None:
+            node.changed()
+
     async def _run(self, node: PushedNode) -> None:
         try:
             await node.run()

@@ -151,11 +151,12 @@ class Tasks:
         if twin is None:
             try:
                 return await self._take(task, spec, uploaded, submission.ask.max_ucpt)
-            except CallRefused:
-                # Another upload of the same may have come first.
-                twin = await self._twin(task)
-                if twin is None:
-                    raise
+            except CallRefused as error:
+                refusal = error
+            # Another upload of the same may have come first.
+            twin = await self._twin(task)
+            if twin is None:
+                raise refusal
         if not await self._is_same(twin, uploaded.payload.blob):
             raise taken(
                 f"your task {twin.id} has the id {task.client_id!a} and other bytes; choose another"
@@ -379,6 +380,15 @@ class Tasks:
         async with aclosing(self.result_pieces(task)) as pieces:
             async for piece in pieces:
                 yield piece
+
+    async def raw_result(self, task: Task) -> Blob | None:
+        """What an ended task's node stored as its result, as it came; None where the result is
+        the zip of ``result_pieces``.
+        """
+        attempt = await self._newest_attempt(task)
+        if attempt is None or not attempt.raw_result:
+            return None
+        return await self._store.result(task.id, attempt.number)
 
     async def result_pieces(self, task: Task) -> AsyncGenerator[bytes, None]:
         """An ended task's result, the same bytes every time."""

@@ -26,6 +26,7 @@ stop_grace_s = 1
 refusal_bar_s = 0.5
 time_limit_grace_s = 0.5
 logins_per_minute = 1000
+grant_cpt = 1_000_000
 """
 """A pool that is quick to give up."""
 

@@ -335,7 +335,7 @@ async def open_pool(
             serve_credits(payments),
             serve_accounts(accounts),
             serve_tasks(tasks),
-            serve_nodes(Nodes(reactor, links, presence)),
+            serve_nodes(Nodes(reactor, links, presence, on_forgotten=pushes.forgotten)),
             serve_link(links),
             serve_public_nodes(public_nodes),
             serve_reports(reports),
