@@ -16,7 +16,7 @@ import pytest
 import trio
 
 import sandbox
-from sandbox import Reason, Start
+from sandbox import Reason, Start, cell_run
 from sandbox.cell_cgroup import LeafCgroup, SharedCgroup
 from sandbox.python import Python
 from tests.sandbox.conftest import (
@@ -66,7 +66,7 @@ def _launchers(pool: sandbox.Pool) -> list[int]:
     for pid in processes_with(_LAUNCHER):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            is_launcher = words[-3:-1] == [b"exec", b"5"] and b"bwrap" not in words[0]
+            is_launcher = words[-4:-1] == [b"exec", b"5", b"6"] and b"bwrap" not in words[0]
             # Whose it is stands there; its folder is root's, as that of all who have a capability.
             status = Path(f"/proc/{pid}/status").read_text()
             if is_launcher and int(status.split("Uid:")[1].split()[0]) in uids:
@@ -77,6 +77,15 @@ def _launchers(pool: sandbox.Pool) -> list[int]:
 
 def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _busy_init(launcher: int) -> int:
+    """The init of a run that began, which is first to go when memory runs out; 0 for none."""
+    for pid in _children(launcher):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n":
+                return pid
+    return 0
 
 
 async def test_runs_of_one_tenant_follow_each_other_in_one_cell() -> None:
@@ -219,7 +228,54 @@ async def test_a_launcher_that_died_between_runs_costs_nothing() -> None:
         assert await _which(pool, "a") not in (b"", first)
 
 
-async def test_a_launcher_that_hangs_is_ended_with_its_run() -> None:
+async def test_an_init_that_dies_while_it_waits_costs_nothing() -> None:
+    async with _open() as pool:
+        first = await _which(pool, "a")
+        (launcher,) = _launchers(pool)
+        with trio.fail_after(20):
+            while not _children(launcher):  # noqa: ASYNC110 - it is made once the last has ended
+                await trio.sleep(0.001)
+        for init in _children(launcher):
+            os.kill(init, signal.SIGKILL)
+        assert await _which(pool, "a") not in (b"", first)
+
+
+async def test_an_init_that_hangs_while_it_waits_is_ended_with_its_run() -> None:
+    async with _open() as pool:
+        await _which(pool, "a")
+        (launcher,) = _launchers(pool)
+        with trio.fail_after(20):
+            while not _children(launcher):  # noqa: ASYNC110
+                await trio.sleep(0.001)
+        for init in _children(launcher):
+            os.kill(init, signal.SIGSTOP)
+        result = (await sandbox.run_in(pool, _of("a", "true", limits=limits(wall_s=1)))).result
+        assert result.reason is Reason.TIME_LIMIT
+        assert (await sandbox.run_in(pool, _of("a", "echo on"))).stdout == b"on\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="moving a process between cgroups takes root")
+async def test_what_is_left_in_a_cell_ends_it_before_the_next_run() -> None:
+    async with _open() as pool:
+        first = await _which(pool, "a")
+        (cell,) = pool._cells._idle
+        assert isinstance(cell.cgroup, SharedCgroup)
+        procs = cell.cgroup._cgroup.v1_files()["pids"].parent / "cgroup.procs"
+        async with trio.open_nursery() as nursery:
+            left = await nursery.start(trio.run_process, ["sleep", "1000"])
+            procs.write_text(str(left.pid))
+            with trio.fail_after(20):
+                while cell.cgroup.is_clean():  # noqa: ASYNC110 - its init may be in the making
+                    await trio.sleep(0.001)
+            async with pool.open_run(_of("a", _WHICH_CELL)) as run:
+                assert b"".join([chunk.data async for chunk in run.chunks()]) not in (b"", first)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_launcher_that_hangs_is_ended_with_its_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cell_run, "_LAUNCHER_S", 0.5)
     async with _open() as pool:
         await _which(pool, "a")
         (launcher,) = _launchers(pool)
@@ -305,9 +361,8 @@ async def test_a_run_whose_init_dies_before_the_task_begins_is_started_anew(
         (launcher,) = _launchers(pool)
 
         async def kill_init() -> None:
-            while not _children(launcher):  # noqa: ASYNC110
+            while not (init := _busy_init(launcher)):  # noqa: ASYNC110
                 await trio.sleep(0.001)
-            (init,) = _children(launcher)
             os.kill(init, signal.SIGKILL)
 
         async with trio.open_nursery() as nursery:
