@@ -43,8 +43,8 @@ def give_up_rights(seccomp: linux.Filter) -> None:
     seccomp.install()
 
 
-def limit_without_cgroup(wanted: dict[str, int]) -> None:
+def limit_without_cgroup(wanted: dict[str, int], *others: int) -> None:
     """What rlimits can do where there is no cgroup; counted in the cell's user namespace."""
-    limits.set_limit(resource.RLIMIT_DATA, wanted["data_bytes"])
+    limits.set_limit(resource.RLIMIT_DATA, wanted["data_bytes"], *others)
     if wanted["count_per_namespace"]:
-        limits.set_limit(resource.RLIMIT_NPROC, wanted["processes"])
+        limits.set_limit(resource.RLIMIT_NPROC, wanted["processes"], *others)

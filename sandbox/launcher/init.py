@@ -28,6 +28,7 @@ else:
 NOT_MADE = 1
 """What an init ends with that could not be made; it has said why."""
 
+_INIT = 1
 _MOST_DESCRIPTORS = 512  # above what one message can bring
 _MAX_DESCRIPTORS = 253  # SCM_MAX_FD
 _MESSAGE_BYTES = 1 << 17
@@ -122,7 +123,7 @@ class Init:
             # Python's own handler would end this process: a task could end its init, and so forge
             # its exit code. As pid 1 it is not reached by a signal that it leaves to the kernel.
             _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-            self._outlasting = (os.pidfd_open(os.getpid()), task)
+            self._outlasting = (os.pidfd_open(_INIT), task)
         except OSError as error:
             self._not_made(error)
 
@@ -173,12 +174,14 @@ class Init:
     def _prepare(self) -> None:
         """Give up every right, stage, and say that the task begins: all but its start."""
         message, descriptors = self._message, self._descriptors
+        # A task can have its init act for it, so what holds for one holds for both.
+        others = () if os.getpid() == _INIT else (_INIT,)
         try:
             confine.set_quotas(message["quotas"])
             limits.set_oom_score(limits.TASK_OOM_SCORE)  # before the cell's launcher
             confine.give_up_rights(self._filter)
             if message["without_cgroup"] is not None:
-                confine.limit_without_cgroup(message["without_cgroup"])
+                confine.limit_without_cgroup(message["without_cgroup"], *others)
             files = [
                 (descriptor, name, mode)
                 # The archive, if there is one, is the last descriptor. (Python 3.9 has no strict.)
@@ -186,7 +189,7 @@ class Init:
             ]
             archive = descriptors[-1] if message["archive"] is not None else None
             stage.stage(stage.Inputs(files, archive), "/task", message)
-            limits.apply_limits(message["limits"])
+            limits.apply_limits(message["limits"], *others)
             if command.is_too_long(message["argv"], message["env"]):
                 self._fail("spec", "Argument list too long: the command and its variables")
             self._tell()
