@@ -42,6 +42,9 @@ class CellRules:
         idle_s: a cell that its tenant has not used for so long is given up.
         parked: how many cells are kept ready for tenants that have none yet. They are of the usual
             kind: the deny list, a network of their own, and the host's Python.
+
+    Raises:
+        ValueError: a rule is out of range. It is the pool's owner who set it, and no task.
     """
 
     max_runs: int = attrs.field(default=1000, validator=attrs.validators.ge(1))

@@ -74,6 +74,9 @@ class CellRun(Run):
     def _left_behind(self) -> list[int]:
         return [self._task_folder]
 
+    def _said_nothing(self) -> str:
+        return "its launcher ended the run without a word"
+
     async def start(self) -> None:
         """See `Run.start`.
 

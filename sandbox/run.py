@@ -131,6 +131,10 @@ class Run(abc.ABC):
         return None
 
     @abc.abstractmethod
+    def _said_nothing(self) -> str:
+        """What to say of a sandbox that was not made, where nobody says why."""
+
+    @abc.abstractmethod
     def _kill(self) -> None:
         """Kill everything of the run that there is by now."""
 
@@ -226,7 +230,7 @@ class Run(abc.ABC):
         if self._result is not None:
             self._refusal = None
         else:
-            text = self._output.first_error_text() or "bubblewrap ended without a word"
+            text = self._output.first_error_text() or self._said_nothing()
             self._result = self._judge_unstarted(text, usage)
             if self._result is None:
                 self._refusal = SetupFailed(f"the sandbox could not be made: {text}")

@@ -371,6 +371,32 @@ async def test_a_run_whose_init_dies_before_the_task_begins_is_started_anew(
                 async with pool.open_run(spec) as run:
                     assert run.started is Start.COLD
                     assert [chunk.data async for chunk in run.chunks()] == [b"ran\n"]
+        # The cell had served another before: that does not speak against its kind.
+        async with pool.open_run(_of("a", "echo on")) as run:
+            assert run.started is Start.CELL
+
+
+async def test_where_the_first_run_of_a_cell_cannot_begin_the_next_is_cold_without_trying() -> None:
+    async with _open(parked=1) as pool:
+        with trio.fail_after(20):
+            while not pool.parked:  # noqa: ASYNC110 - it is made in the background
+                await trio.sleep(0.01)
+        pool.use_cell_rules(sandbox.CellRules(parked=0))
+        (launcher,) = _launchers(pool)
+        (init, *_) = _children(launcher)
+        os.kill(init, signal.SIGSTOP)
+
+        async def kill_later() -> None:
+            await trio.sleep(0.2)
+            os.kill(init, signal.SIGKILL)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill_later)
+            for _ in range(2):
+                async with pool.open_run(_of("a", "echo ran")) as run:
+                    assert run.started is Start.COLD
+                    assert [chunk.data async for chunk in run.chunks()] == [b"ran\n"]
+        assert not _launchers(pool)
 
 
 @pytest.mark.parametrize("tenant", [None, "a"])
