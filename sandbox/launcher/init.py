@@ -85,12 +85,15 @@ class Init:
         """Wait for a run and carry it out; returns in the process that goes on as it alone."""
         is_task = False
         try:
-            self._surround()
+            self._begin()
             if ready is None:
+                self._surround()
                 self._take()
                 self._prepare()
                 self._execute()
             self._fork()
+            # All the rest happens in the fork: what two processes write to is copied twice.
+            self._surround()
             self._take()
             argv, env = self._message["argv"], self._message["env"]
             start = ready.plan(argv, env)
@@ -110,20 +113,19 @@ class Init:
 
     # Ahead.
 
-    def _surround(self) -> None:
-        """Make all of a run's surroundings that does not depend on what it is."""
+    def _begin(self) -> None:
+        """What pid 1 does for itself and its fork."""
         try:
             linux.die_with_parent()
             os.setsid()
             if self._own_cgroup:
                 linux.unshare(linux.CLONE_NEWCGROUP)
-            task = confine.mount_all()
-            os.chdir("/task")
-            os.umask(0o022)
             # Python's own handler would end this process: a task could end its init, and so forge
             # its exit code. As pid 1 it is not reached by a signal that it leaves to the kernel.
             _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-            self._outlasting = (os.pidfd_open(_INIT), task)
+            # Its launcher's folder may be one that the run's mounts cover, and must not be reached
+            # by way of this process.
+            os.chdir("/")
         except OSError as error:
             self._not_made(error)
 
@@ -140,6 +142,16 @@ class Init:
         os.close(writer)
         os.read(reader, 1)
         os.close(reader)
+
+    def _surround(self) -> None:
+        """Make all of a run's surroundings that does not depend on what it is."""
+        try:
+            task = confine.mount_all()
+            os.chdir("/task")
+            os.umask(0o022)
+            self._outlasting = (os.pidfd_open(_INIT), task)
+        except OSError as error:
+            self._not_made(error)
 
     def _not_made(self, error: OSError) -> NoReturn:
         os.write(self._why_not, str(error).encode("utf-8", "surrogateescape"))
