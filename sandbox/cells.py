@@ -147,7 +147,7 @@ class Cells:
 
     def _take_idle(self, kind: CellKind, tenant: str | None) -> Cell | None:
         for cell in reversed(self._idle):
-            if cell.kind == kind and cell.tenant == tenant and not cell.is_odd:
+            if cell.tenant == tenant and cell.kind == kind and not cell.is_odd:
                 self._idle.remove(cell)
                 return cell
         return None

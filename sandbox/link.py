@@ -25,6 +25,7 @@ from sandbox.refusal import explain_refusal
 from sandbox.spawner.datagrams import receive
 
 _MESSAGE_BYTES = 1 << 16
+_read_json = json.JSONDecoder().raw_decode
 _MAX_DESCRIPTORS = 2
 _FAULTS_OF_THE_TASK: dict[str | None, type[SandboxError]] = {
     "archive": BadArchive,
@@ -296,8 +297,9 @@ class SpawnerLink:
 
 def _read_answer(data: bytes, descriptors: list[int]) -> Answer:
     try:
-        fields = json.loads(data)
-        if isinstance(fields["id"], int) and isinstance(fields["answer"], str):
+        text = data.decode()
+        fields, end = _read_json(text)  # spares what json.loads does for text of any kind
+        if end == len(text) and isinstance(fields["id"], int) and isinstance(fields["answer"], str):
             return Answer(fields, tuple(descriptors))
     except (ValueError, TypeError, KeyError, RecursionError):
         pass

@@ -50,7 +50,7 @@ class PythonTask:
         self.env = env
 
 
-def _rehearse(ready: Warm | None) -> None:
+def _rehearse(ready: Warm) -> None:
     """Do, to no effect, some of what a run will need done.
 
     A page that a fork writes to for the first time is copied: that then is while nobody waits.
@@ -60,8 +60,7 @@ def _rehearse(ready: Warm | None) -> None:
     argv, env = message["argv"], message["env"]
     command.is_too_long(argv, env)
     limits.set_limit(resource.RLIMIT_CORE, 0, _INIT)  # which every run has
-    if ready is not None:
-        ready.rehearse(argv, env)
+    ready.rehearse(argv, env)
 
 
 class Init:
@@ -102,13 +101,14 @@ class Init:
         try:
             self._begin()
             if ready is None:
-                self._surround(ready)
+                self._surround()
                 self._take()
                 self._prepare()
                 self._execute()
             self._fork()
             # All the rest happens in the fork: what two processes write to is copied twice.
-            self._surround(ready)
+            self._surround()
+            _rehearse(ready)
             self._take()
             argv, env = self._message["argv"], self._message["env"]
             start = ready.plan(argv, env)
@@ -158,14 +158,13 @@ class Init:
         os.read(reader, 1)
         os.close(reader)
 
-    def _surround(self, ready: Warm | None) -> None:
+    def _surround(self) -> None:
         """Make all of a run's surroundings that does not depend on what it is."""
         try:
             task = confine.mount_all()
             os.chdir("/task")
             os.umask(0o022)
             self._outlasting = (os.pidfd_open(_INIT), task)
-            _rehearse(ready)
         except OSError as error:
             self._not_made(error)
 
