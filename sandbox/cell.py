@@ -140,9 +140,9 @@ class Cell:
     def overhead_pids(self, *, warm: bool) -> int:
         """Processes that count against a run's limit where there is no cgroup.
 
-        The cell's init, its launcher and an init that waits for a command; where there is a warm
-        interpreter, that, its own waiting init and a fork that waits with it. Of those last two
-        and three one is the run's own init, and the fork is the task of a warm run.
+        At rest there are the cell's init, its launcher and an init that waits for a command; with a
+        warm interpreter also that, an init that waits for a script, and the fork that waits with
+        it. A warm run's fork is the run's own.
         """
         at_rest = 3 if self.warm is None else 6
         return at_rest - warm
@@ -241,15 +241,15 @@ class Cell:
                 raise SetupFailed(f"a cell could not be cleaned up: {error}") from error
 
     async def _start(self) -> None:
-        link, theirs = self._new_link()
-        self._control, control = self._new_link()
-        report, report_writer = os.pipe2(os.O_CLOEXEC)
         with contextlib.ExitStack() as held:
-            held.callback(os.close, report)
             with contextlib.ExitStack() as given:
-                given.callback(os.close, report_writer)
+                link, theirs = self._new_link()
                 given.callback(theirs.close)
+                self._control, control = self._new_link()
                 given.callback(control.close)
+                report, report_writer = os.pipe2(os.O_CLOEXEC)
+                held.callback(os.close, report)
+                given.callback(os.close, report_writer)
                 entrance = no_entrance() if self.cgroup is None else self.cgroup.entrance()
                 into, joins = given.enter_context(entrance)
                 fields = {

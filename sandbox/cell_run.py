@@ -217,11 +217,7 @@ class CellRun(Run):
     async def _end_by_force(self) -> None:
         with trio.fail_after(_CLEANUP_S):
             self._end(Reason.STOPPED)
-            with trio.move_on_after(_LAUNCHER_S):
-                await self._over.wait()
-            if not self._over.is_set():
-                self._cell.kill()
-                await self._over.wait()
+            await self._over.wait()
 
     # Start.
 
@@ -248,7 +244,7 @@ class CellRun(Run):
             return []
         try:
             if cgroup.is_clean():
-                # Of what waits, its init alone, or the fork that becomes the task as well.
+                # Of what waits at rest, its init is ours; the fork of a warm run becomes its task.
                 leaf = cgroup.begin(self._spec.limits, at_rest=int(self._is_warm))
                 return [] if leaf is None else [leaf]
             told = "something is left in its cell"
@@ -299,7 +295,7 @@ class CellRun(Run):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             if self._patience is None:
-                # Its launcher, which did not see it begin, is to tell that it ended.
+                # Its launcher is to tell its end; one that does not goes with its cell.
                 at_s = trio.current_time() + _LAUNCHER_S
                 self._patience = self._deadlines.call_at(at_s, self._cell.kill)
         elif self._asked:
