@@ -20,7 +20,7 @@ from sandbox.controllers import quota_us
 from sandbox.spec import Limits
 
 _INIT_PIDS = 1  # each run has an init of its own
-_MOST_OWN_BYTES = 32 << 20  # a launcher and a warm interpreter take about 10 MiB
+_MOST_OWN_BYTES = 32 << 20  # launchers and what waits take about 13 MiB
 # What a launcher and its warm interpreter need to start; a run's own limits replace it.
 _START = Limits(memory_bytes=256 << 20, scratch_bytes=4096, tmp_bytes=4096, shm_bytes=4096, pids=16)
 
