@@ -122,7 +122,7 @@ class Spawner:
         return self._watch(pid, pidfd, message["id"])
 
     def _start_cell(self, message: dict[str, Any], descriptors: list[int]) -> int:
-        report, link, *cgroups = descriptors
+        report, link, control, *cgroups = descriptors
         uid, slot = message["uid"], message["slot"]
         binds = tuple((os.path.realpath(source), place) for source, place in message["binds"])
         full = message["network"] == "full"
@@ -143,7 +143,7 @@ class Spawner:
                 joins=cgroups,
                 namespaces=[],
             )
-            cell.become_cell(message, place, root=house.slot_path(slot), link=link)
+            cell.become_cell(message, place, root=house.slot_path(slot), links=[link, control])
         return self._watch(pid, pidfd, message["id"])
 
     def _filter(self, mode: seccomp.Mode, families: seccomp.Families) -> bytes:
