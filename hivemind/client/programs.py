@@ -22,8 +22,9 @@ from hivemind.core.inline_metadata import FILE_NAME, FileSettings, read_file, re
 from hivemind.core.messages import Submission
 from hivemind.core.records import PayloadKind
 
-PAYLOAD_BYTES = 100_000_000
-"""The most that a program, or a standard input, may be."""
+PAYLOAD_BYTES = 10_000_000_000
+"""The most of a program, or of a standard input, that is sent at all; what a pool takes, which is
+less as a rule, it says itself."""
 
 
 _ASKED_BY_FILES = (

@@ -10,15 +10,22 @@ from hivemind.core.admission import Ask
 from hivemind.core.entry import PayloadForm, payload_kind
 from hivemind.core.errors import CoreError
 from hivemind.core.ids import check_public_id
-from hivemind.core.inline_metadata import FileSettings, read_script
+from hivemind.core.inline_metadata import (
+    FILE_NAME,
+    FileSettings,
+    MetadataError,
+    read_file,
+    read_script,
+)
 from hivemind.core.lines import LineMerger, Utf8Streams
 from hivemind.core.messages import ListQuery, Submission, WatchQuery
 from hivemind.core.public_status import describe, public_status
 from hivemind.core.records import Blob, PayloadKind, Role, Task, TaskState
+from hivemind.master.manifests import read_manifest
 from hivemind.master.output import OutputFolder, OutputLog
 from hivemind.master.reactor import Reactor
 from hivemind.master.tasks import Tasks
-from hivemind.master.uploads import Uploads
+from hivemind.master.uploads import Upload, Uploads
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.contract.faults import NamedFault, denied, invalid
 from hivemind.rpc.contract.public_tasks import Content, Delivery, Listed, Progress
@@ -35,6 +42,8 @@ _POLL_LINES = 10_000
 _IN_MEMORY_BYTES = 1024 * 1024
 """A result, or a log, of no more is read once; a larger one a second time, to be sent."""
 _PAGE = 200
+_ARCHIVES_AT_ONCE = 2
+"""Looking into one keeps a thread, and at worst a processor, busy for some seconds."""
 _STOP_S = 3.0
 """How long a stop waits for the end before it answers that it is under way."""
 
@@ -61,6 +70,7 @@ class PublicTasks:
         self._output = output
         self._blobs = blobs
         self._logs_of = logs_of
+        self._looking = trio.CapacityLimiter(_ARCHIVES_AT_ONCE)
 
     async def upload(self, caller: Principal, task_id: str, user_id: str, file: SpoolFile) -> str:
         """Take a task; what to tell, once it is on disk. Raises CallRefused."""
@@ -71,15 +81,53 @@ class PublicTasks:
                 raise invalid(str(error)) from error
         owner = self._owner(caller, user_id)
         async with self._uploads.take(file) as uploaded:
-            try:
-                submission = _submission(task_id, uploaded.payload.head)
-            except CoreError as error:
-                raise invalid(str(error)) from error
+            submission = await self._submission(task_id, uploaded.payload)
             submitted = await self._tasks.submit_upload(owner, submission, uploaded)
         shown = task_id or submitted.task_id
         if submitted.repeated:
             return f"task {shown} is known with these bytes; nothing was done twice"
         return f"task {shown} taken"
+
+    async def _submission(self, task_id: str, payload: Upload) -> Submission:
+        """What the bytes ask for, and how they are run. Raises CallRefused."""
+        try:
+            form = payload_kind(payload.head)
+            if form.kind is PayloadKind.SCRIPT:
+                settings = read_script(payload.head.decode(errors="replace"))
+            else:
+                settings = await self._archive_settings(payload)
+        except CoreError as error:
+            raise invalid(str(error)) from error
+        filename = ""
+        if form.kind is PayloadKind.SCRIPT:
+            filename = "main.py" if form is PayloadForm.PYTHON else "main"
+        return Submission(
+            kind=form.kind,
+            ask=_ask(settings),
+            filename=filename,
+            command=settings.command,
+            env=settings.env,
+            client_id=task_id,
+            outputs=settings.outputs,
+        )
+
+    async def _archive_settings(self, payload: Upload) -> FileSettings:
+        """What an archive's own file says. Raises CoreError."""
+        blob = payload.blob
+        if blob is None:
+            return FileSettings()
+        source = blob.inline
+        found = await trio.to_thread.run_sync(
+            read_manifest,
+            source if source is not None else self._blobs.root / (blob.file or ""),
+            limiter=self._looking,
+        )
+        if found is None:
+            return FileSettings()
+        try:
+            return read_file(found.decode())
+        except UnicodeDecodeError as error:
+            raise MetadataError(f"{FILE_NAME} is not UTF-8; save it as UTF-8") from error
 
     def _owner(self, caller: Principal, user_id: str) -> str:
         """The account that the task is to be of."""
@@ -191,24 +239,6 @@ class PublicTasks:
 def _shown_id(task: Task, caller: Principal) -> str:
     # Another account's client id means nothing to, or another task of, an admin.
     return task.client_id if task.client_id and task.account == caller.account else task.id
-
-
-def _submission(task_id: str, head: bytes) -> Submission:
-    """What the bytes ask for, and how they are run. Raises CoreError."""
-    form = payload_kind(head)
-    settings = FileSettings()
-    filename = ""
-    if form.kind is PayloadKind.SCRIPT:
-        settings = read_script(head.decode(errors="replace"))
-        filename = "main.py" if form is PayloadForm.PYTHON else "main"
-    return Submission(
-        kind=form.kind,
-        ask=_ask(settings),
-        filename=filename,
-        env=settings.env,
-        client_id=task_id,
-        outputs=settings.outputs,
-    )
 
 
 def _ask(settings: FileSettings) -> Ask:

@@ -5,6 +5,8 @@ import os
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.pool import Daemon, Pool
 
 MIB = 1024 * 1024
@@ -109,3 +111,31 @@ def test_ninety_megabytes_up_and_down_cost_the_daemons_little_memory(pool: Pool)
     for daemon in daemons:
         growth = daemon.peak_rss_bytes() - before[daemon.pid]
         assert growth < MOST_GROWTH, (daemon.arguments[0], growth / MIB)
+
+
+@pytest.mark.slow
+def test_more_than_a_hundred_megabytes_run_from_end_to_end(pool: Pool) -> None:
+    up = pool.up()
+    project = pool.root / "larger"
+    project.mkdir()
+    data = os.urandom(1024) * (150 * 1024)
+    (project / "data.bin").write_bytes(data)
+    (project / "main.py").write_text(
+        "import hashlib; print(hashlib.sha256(open('data.bin', 'rb').read()).hexdigest())\n"
+    )
+    done = pool.cli("run", "--memory", "512M", str(project), home=up.home)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().strip() == hashlib.sha256(data).hexdigest()
+
+
+def test_an_upload_over_the_pools_limit_is_refused_and_says_so(pool: Pool) -> None:
+    home = pool.root / "up"
+    (home / "policies").mkdir(parents=True)
+    home.chmod(0o700)
+    (home / "policies" / "pool.toml").write_text('payload_bytes = "1M"\n')
+    up = pool.up()
+    script = pool.root / "big.py"
+    script.write_text("#" * (2 * MIB))
+    refused = pool.cli("run", str(script), home=up.home)
+    assert refused.returncode == 125
+    assert b"over the limit of 1048576 bytes" in refused.stderr

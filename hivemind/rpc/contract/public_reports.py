@@ -25,9 +25,16 @@ from hivemind.rpc.contract.callers import current_account
 from hivemind.rpc.contract.faults import MalformedMessage, NamedFault
 from hivemind.rpc.spool import SpooledField, SpoolFile, current_upload
 
+RESULT_DATA_BYTES = 100_000_000
+"""The most that a result may be in this API, whatever the pool's policy says."""
+
 SPOOLED_REPORTS = {
-    "/nodepool.MasterNodeService/StoreResult": SpooledField(field_number=2),
-    "/nodepool.MasterNodeService/ReturnTaskResult": SpooledField(field_number=2),
+    "/nodepool.MasterNodeService/StoreResult": SpooledField(
+        field_number=2, max_bytes=RESULT_DATA_BYTES
+    ),
+    "/nodepool.MasterNodeService/ReturnTaskResult": SpooledField(
+        field_number=2, max_bytes=RESULT_DATA_BYTES
+    ),
 }
 """The methods whose result goes to a file as it arrives."""
 
