@@ -38,8 +38,8 @@ from hivemind.rpc.contract.link import serve_link
 from hivemind.rpc.contract.nodes import serve_nodes
 from hivemind.rpc.contract.public_tasks import (
     MESSAGE_TOKENS,
-    SPOOLED_FIELDS,
     PublicTaskCalls,
+    spooled_fields,
 )
 from hivemind.rpc.contract.serving import Servable, with_reflection
 from hivemind.rpc.contract.tasks import serve_tasks
@@ -265,7 +265,7 @@ class Master:
                 message_tokens=MESSAGE_TOKENS,
             ),
             spool=self._spool,
-            spooled=SPOOLED_FIELDS,
+            spooled=spooled_fields(lambda: self.rules().payload_bytes),
             tls=None if self._tls is None else self._tls.context,
         )
 

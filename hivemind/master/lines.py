@@ -1,6 +1,7 @@
 """Output of two streams as text: bytes that are no UTF-8 show as U+FFFD, as terminals do it."""
 
 import codecs
+from collections import deque
 
 from hivemind.core.records import OutputStream
 
@@ -16,26 +17,40 @@ class Utf8Streams:
         """The text that is whole now."""
         return self._decoders[stream].decode(data)
 
-    def finish(self) -> str:
-        """What is left of characters that never became whole."""
-        return "".join(decoder.decode(b"", final=True) for decoder in self._decoders.values())
+    def finish(self, stream: OutputStream) -> str:
+        """What is left of a stream's last character, which never became whole."""
+        return self._decoders[stream].decode(b"", final=True)
 
 
 class LineMerger:
-    """The lines of both streams, in the order in which they were completed."""
+    """The last lines of both streams, in the order in which they were completed."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_lines: int) -> None:
         self._texts = Utf8Streams()
-        self._begun = dict.fromkeys(OutputStream, "")
-        self._lines: list[str] = []
+        # In pieces, since a long line may come byte by byte.
+        self._begun: dict[OutputStream, list[str]] = {stream: [] for stream in OutputStream}
+        self._lines: deque[str] = deque(maxlen=most_lines)
+        self.count = 0
+        """All lines so far, those that are kept no more included."""
 
     def add(self, stream: OutputStream, data: bytes) -> None:
         """More of a stream."""
-        *whole, self._begun[stream] = (self._begun[stream] + self._texts.add(stream, data)).split(
-            "\n"
-        )
-        self._lines += whole
+        begun = self._begun[stream]
+        first, *others = self._texts.add(stream, data).split("\n")
+        begun.append(first)
+        for text in others:
+            self._complete(begun)
+            begun.append(text)
 
     def finish(self) -> tuple[str, ...]:
-        """All lines; the last one of each stream may have no end yet."""
-        return (*self._lines, *(text for text in self._begun.values() if text))
+        """The lines that are kept; the last one of each stream may have no end yet."""
+        for stream, begun in self._begun.items():
+            begun.append(self._texts.finish(stream))
+            if any(begun):
+                self._complete(begun)
+        return tuple(self._lines)
+
+    def _complete(self, begun: list[str]) -> None:
+        self._lines.append("".join(begun))
+        self.count += 1
+        begun.clear()

@@ -94,12 +94,12 @@ class Uploads:
 
         Raises CallRefused.
         """
-        await file.finish()
         payload = Upload(blob=None, head=b"")
         if 0 < file.size_bytes <= INLINE_BYTES:
             data = await file.read()
             payload = Upload(blob=Blob(size=len(data), inline=data), head=data[:_HEAD_BYTES])
         elif file.size_bytes:
+            await file.finish()
             head = await trio.to_thread.run_sync(_read_head, file.path)
             payload = await self._adopt(file, head)
         try:

@@ -1,5 +1,6 @@
 """The call that the current task serves: who calls, from where, and what goes with the answer."""
 
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ class CallContext:
     error_code: ErrorCode | None = None
     upload: "SpoolFile | None" = None
     reply_tail: "ReplyTail | None" = None
+    hold_reply: Callable[[int], Awaitable[None]] | None = None
+    """Counts bytes that are in memory until the reply is sent."""
 
     @property
     def owner(self) -> str | None:

@@ -112,6 +112,10 @@ class FailingStore:
         """See ``Store.find_task``."""
         return await self._inner.find_task(account, client_id=client_id, client_key=client_key)
 
+    async def tasks_called(self, client_id: str) -> tuple[Task, ...]:
+        """See ``Store.tasks_called``."""
+        return await self._inner.tasks_called(client_id)
+
     async def blob_files(self) -> frozenset[str]:
         """See ``Store.blob_files``."""
         return await self._inner.blob_files()
