@@ -1,6 +1,7 @@
 """Output of two streams as text: bytes that are no UTF-8 show as U+FFFD, as terminals do it."""
 
 import codecs
+from collections import deque
 
 from hivemind.core.records import OutputStream
 
@@ -26,30 +27,34 @@ class Utf8Streams:
 
 
 class LineMerger:
-    """The lines of both streams, in the order in which they were completed."""
+    """The lines of both streams, or the last of them, in the order in which they were completed."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_lines: int | None = None) -> None:
         self._texts = Utf8Streams()
-        # In pieces: a line that comes byte by byte is put together once.
+        # In pieces, since a long line may come byte by byte.
         self._begun: dict[OutputStream, list[str]] = {stream: [] for stream in OutputStream}
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque(maxlen=most_lines)
+        self.count = 0
+        """All lines so far, those that are kept no more included."""
 
     def add(self, stream: OutputStream, data: bytes) -> None:
         """More of a stream."""
-        self._take(stream, self._texts.add(stream, data))
+        begun = self._begun[stream]
+        first, *others = self._texts.add(stream, data).split("\n")
+        begun.append(first)
+        for text in others:
+            self._complete(begun)
+            begun.append(text)
 
     def finish(self) -> tuple[str, ...]:
-        """All lines; the last one of each stream may have no end yet."""
-        for stream in OutputStream:
-            self._take(stream, self._texts.end(stream))
-        unfinished = ("".join(begun) for begun in self._begun.values())
-        return (*self._lines, *(text for text in unfinished if text))
+        """The lines that are kept; the last one of each stream may have no end yet."""
+        for stream, begun in self._begun.items():
+            begun.append(self._texts.end(stream))
+            if any(begun):
+                self._complete(begun)
+        return tuple(self._lines)
 
-    def _take(self, stream: OutputStream, text: str) -> None:
-        first, *more = text.split("\n")
-        begun = self._begun[stream]
-        begun.append(first)
-        if more:
-            self._lines.append("".join(begun))
-            self._lines += more[:-1]
-            self._begun[stream] = [more[-1]]
+    def _complete(self, begun: list[str]) -> None:
+        self._lines.append("".join(begun))
+        self.count += 1
+        begun.clear()

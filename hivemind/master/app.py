@@ -44,7 +44,7 @@ from hivemind.rpc.contract.credits import serve_credits
 from hivemind.rpc.contract.link import OPEN_METHODS as OPEN_LINK_METHODS
 from hivemind.rpc.contract.link import serve_link
 from hivemind.rpc.contract.nodes import serve_nodes
-from hivemind.rpc.contract.public_master import SPOOLED_FIELDS, PublicMasterCalls
+from hivemind.rpc.contract.public_master import PublicMasterCalls, spooled_fields
 from hivemind.rpc.contract.public_nodes import serve_public_nodes
 from hivemind.rpc.contract.public_reports import (
     serve_report_batches,
@@ -308,7 +308,7 @@ class Master:
                 certified=frozenset() if self._tls is None else self._tls.certified,
             ),
             spool=self._spool,
-            spooled=SPOOLED_FIELDS,
+            spooled=spooled_fields(lambda: self.rules().payload_bytes),
             tls=None if self._tls is None else self._tls.context,
         )
 

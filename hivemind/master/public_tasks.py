@@ -1,6 +1,6 @@
 """The public API's view of tasks; see ``rpc.contract.public_tasks``."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 
 import attrs
@@ -17,29 +17,25 @@ from hivemind.core.inline_metadata import (
     read_file,
     read_script,
 )
-from hivemind.core.lines import LineMerger, Utf8Streams
 from hivemind.core.messages import ListQuery, Submission, WatchQuery
 from hivemind.core.public_status import describe, public_status
 from hivemind.core.records import Blob, PayloadKind, Role, Task, TaskState
 from hivemind.master.manifests import read_manifest
-from hivemind.master.output import OutputFolder, OutputLog
+from hivemind.master.output import OutputFolder
 from hivemind.master.reactor import Reactor
 from hivemind.master.tasks import Tasks
+from hivemind.master.transcripts import Part, tail_of, transcript
 from hivemind.master.uploads import Upload, Uploads
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.contract.faults import NamedFault, denied, invalid
 from hivemind.rpc.contract.public_tasks import Content, Delivery, Listed, Progress
 from hivemind.rpc.errors import ErrorCode
+from hivemind.rpc.reply import MOST_REPLY_BYTES
 from hivemind.rpc.spool import SpoolFile
 from hivemind.store.api import Store
 from hivemind.store.blobs import BlobFolder
 
-_POLL_BYTES = 1024 * 1024
-"""How much of its output's end a poll shows: clients take messages of four megabytes unless they
-say otherwise, and a poll is repeated."""
-_POLL_LINES = 10_000
-"""Its newest lines alone: each takes two microseconds to send, in which nobody else is served."""
-_IN_MEMORY_BYTES = 1024 * 1024
+_IN_MEMORY_BYTES = 64 * 1024
 """A result, or a log, of no more is read once; a larger one a second time, to be sent."""
 _PAGE = 200
 _ARCHIVES_AT_ONCE = 2
@@ -148,15 +144,10 @@ class PublicTasks:
         text = describe(task)
         if not task.attempt:
             return Progress(task=task, text=text, lines=())
-        log = await self._output.log(task.id, task.attempt)
-        skipped = max(0, log.size - _POLL_BYTES)
-        lines = await _lines(log, skipped)
-        if skipped:
-            text += f"; {skipped} earlier bytes of its output are left out, GetTaskLogs has them"
-        if (more := len(lines) - _POLL_LINES) > 0:
-            lines = lines[more:]
-            text += f"; {more} earlier lines of its output are left out, GetTaskLogs has them"
-        return Progress(task=task, text=text, lines=lines)
+        tail = await tail_of(await self._output.log(task.id, task.attempt))
+        if tail.omission:
+            text = f"{text}; {tail.omission}"
+        return Progress(task=task, text=text, lines=tail.lines)
 
     async def result(self, caller: Principal, task_id: str) -> Delivery:
         """What an ended task left. Raises CallRefused; one that has not ended is no success."""
@@ -196,10 +187,13 @@ class PublicTasks:
         task = await self._tasks.find(caller, task_id)
         if not task.attempt:
             return Content(0, _each(()))
-        log = await self._output.log(task.id, task.attempt)
-        size = log.size
-        stored = (await self._logs_of(task.id, task.attempt)).encode()
-        return await _content(lambda: _text_pieces(log, size, stored))
+        parts = []
+        for number in range(1, task.attempt + 1):
+            log = await self._output.log(task.id, number)
+            heading = f"--- attempt {number} ---\n" if task.attempt > 1 else ""
+            parts.append(Part(log, log.size, heading))
+        stored = await self._logs_of(task.id, task.attempt)
+        return await _content(lambda: transcript(parts, stored))
 
     async def list_all(self, caller: Principal) -> AsyncGenerator[Iterable[Listed], None]:
         """All tasks of the caller, for an admin everybody's, newest first. Raises CallRefused."""
@@ -247,31 +241,6 @@ def _ask(settings: FileSettings) -> Ask:
     return Ask(**{name: wishes[name] for name in attrs.fields_dict(Ask) if name in wishes})
 
 
-async def _lines(log: OutputLog, offset: int) -> tuple[str, ...]:
-    merger = LineMerger()
-    place = log.follow(offset)
-    while chunks := await place.next_batch():
-        for chunk in chunks:
-            merger.add(chunk.stream, chunk.data)
-    return merger.finish()
-
-
-async def _text_pieces(log: OutputLog, size: int, rest: bytes) -> AsyncGenerator[bytes, None]:
-    """The first ``size`` bytes of output as UTF-8 in the order of their coming; then ``rest``."""
-    texts = Utf8Streams()
-    place = log.follow(0)
-    seen = 0
-    while seen < size and (chunks := await place.next_batch()):
-        pieces = []
-        for chunk in chunks:
-            data = chunk.data[: size - seen]
-            seen += len(data)
-            pieces.append(texts.add(chunk.stream, data))
-        yield "".join(pieces).encode()
-    yield texts.finish().encode()
-    yield rest
-
-
 async def _content(read: Callable[[], AsyncGenerator[bytes, None]]) -> Content:
     """What ``read`` gives, which is the same every time; its size must be known before it."""
     held: list[bytes] = []
@@ -281,11 +250,13 @@ async def _content(read: Callable[[], AsyncGenerator[bytes, None]]) -> Content:
             size += len(piece)
             if size <= _IN_MEMORY_BYTES:
                 held.append(piece)
+            if size > MOST_REPLY_BYTES:
+                break
     if size <= _IN_MEMORY_BYTES:
         return Content(size, _each(held))
     return Content(size, read())
 
 
-async def _each(pieces: Iterable[bytes]) -> AsyncIterator[bytes]:
+async def _each(pieces: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
     for piece in pieces:
         yield piece

@@ -53,6 +53,7 @@ from hivemind.master.uploads import Uploaded, Uploads
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.contract.faults import (
     NamedFault,
+    Unsettled,
     denied,
     invalid,
     not_now,
@@ -149,10 +150,15 @@ class Tasks:
         task, spec = self._draft(account, submission)
         twin = await self._twin(task)
         if twin is None:
+            self._check_possible(task)
+            refusal: CallRefused | None = None
             try:
                 return await self._take(task, spec, uploaded, submission.ask.max_ucpt)
-            except CallRefused as error:
-                refusal = error
+            except Unsettled:
+                # A row may name the file by now: it is not to be touched.
+                raise
+            except CallRefused as refused:
+                refusal = refused
             # Another upload of the same may have come first.
             twin = await self._twin(task)
             if twin is None:
@@ -164,6 +170,15 @@ class Tasks:
             )
         await self._uploads.discard(uploaded.payload)
         return Submitted(task_id=twin.id, repeated=True)
+
+    def _check_possible(self, task: Task) -> None:
+        """Raise NamedFault where every node that there is is too small for the task."""
+        nodes = self._reactor.cluster.fleet.nodes.values()
+        if nodes and not any(node.could_ever_run(task.requirements) for node in nodes):
+            raise NamedFault(
+                ErrorCode.INSUFFICIENT_RESOURCES,
+                "the task asks for more than any node of the pool has; ask for less",
+            )
 
     async def _twin(self, task: Task) -> Task | None:
         if not task.client_id:
@@ -437,10 +452,26 @@ class Tasks:
             if mine is not None:
                 return self._reactor.cluster.tasks.get(mine.id) or mine
         if task is None:
-            raise _no_such_task(task_id)
+            task = await self._called(caller, task_id)
+            is_theirs = True
         if is_theirs and caller.role != Role.ADMIN:
             raise denied(f"no task {task_id} of yours", ErrorCode.TASK_NOT_FOUND)
         return task
+
+    async def _called(self, caller: Principal, client_id: str) -> Task:
+        """The task that another account calls by this id. Raises CallRefused where none does, or,
+        to an admin, more than one.
+        """
+        named = await self._store.tasks_called(client_id)
+        if not named:
+            raise _no_such_task(client_id)
+        if len(named) > 1 and caller.role == Role.ADMIN:
+            ids = " and ".join(task.id for task in named)
+            raise invalid(
+                f"more than one account has a task {client_id!a}; ask for it by the pool's id,"
+                f" such as {ids}"
+            )
+        return self._reactor.cluster.tasks.get(named[0].id) or named[0]
 
 
 def _no_such_task(task_id: str) -> NamedFault:

@@ -12,7 +12,7 @@ import trio
 from hivemind.core.messages import INLINE_BYTES, UploadChunk, UploadPart
 from hivemind.core.records import Blob
 from hivemind.rpc.contract.faults import Unsettled, invalid, unavailable
-from hivemind.rpc.spool import OverLimit, Spool, SpoolFile
+from hivemind.rpc.spool import Spool, SpoolFile
 from hivemind.store.blobs import BlobFolder
 
 _HEAD_BYTES = 64 * 1024
@@ -94,14 +94,12 @@ class Uploads:
 
         Raises CallRefused.
         """
-        if file.size_bytes > self._most_bytes():
-            raise OverLimit(self._most_bytes())
-        await file.finish()
         payload = Upload(blob=None, head=b"")
         if 0 < file.size_bytes <= INLINE_BYTES:
             data = await file.read()
             payload = Upload(blob=Blob(size=len(data), inline=data), head=data[:_HEAD_BYTES])
         elif file.size_bytes:
+            await file.finish()
             head = await trio.to_thread.run_sync(_read_head, file.path)
             payload = await self._adopt(file, head)
         try:

@@ -25,9 +25,9 @@ class CallContext:
     principal: "Principal | None" = None
     error_code: ErrorCode | None = None
     upload: "SpoolFile | None" = None
-    hold: Callable[[int], Awaitable[None]] | None = None
-    """Holds bytes of what all calls share, until the call has ended."""
     reply_tail: "ReplyTail | None" = None
+    hold_reply: Callable[[int], Awaitable[None]] | None = None
+    """Counts bytes that are in memory until the reply is sent."""
 
     @property
     def owner(self) -> str | None:
@@ -71,14 +71,3 @@ def current_peer() -> str:
 def note_error_code(code: ErrorCode) -> None:
     """Put `code` into the trailing metadata of the current call's answer, an OK one included."""
     current_call().error_code = code
-
-
-async def hold_for_reply(size_bytes: int) -> None:
-    """Hold so much memory for the current call's large reply, until that has been sent.
-
-    Many callers who ask for much and read slowly then wait for each other, each owner for its own
-    first, instead of filling the memory. Raises CallRefused, as ``ByteBudget.reserve`` does.
-    """
-    hold = current_call().hold
-    if hold is not None:
-        await hold(size_bytes)

@@ -4,7 +4,7 @@ Encoded messages can be joined: the fields of what follows count as if they had 
 So a handler returns its reply without the large part, and leaves that, encoded, as a tail.
 """
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator
 
 import attrs
 
@@ -19,13 +19,25 @@ class ReplyTail:
     """The encoded end of a reply."""
 
     size_bytes: int
-    chunks: AsyncIterable[bytes]
-    """Of just that many bytes in all. Read to its end, or not at all where the caller is gone."""
+    chunks: AsyncGenerator[bytes, None]
+    """Of just that many bytes in all. Closed after its end, or where the caller goes away before;
+    never begun where it goes away before the first, so what it needs is opened within."""
 
 
 def leave_reply_tail(tail: ReplyTail) -> None:
     """Have the reply of the current call followed by ``tail``."""
     current_call().reply_tail = tail
+
+
+async def hold_reply(size_bytes: int) -> None:
+    """Count bytes that are in memory until the current call's reply is sent.
+
+    Raises:
+        CallRefused: RESOURCE_EXHAUSTED: all such replies hold too much together.
+    """
+    hold = current_call().hold_reply
+    if hold is not None:
+        await hold(size_bytes)
 
 
 def bytes_field(number: int, size_bytes: int) -> bytes:

@@ -140,6 +140,13 @@ class Store(Protocol):
         """The entry with this key that took from this ledger account; none for an empty key."""
         ...
 
+    async def tasks_called(self, client_id: str) -> tuple[Task, ...]:
+        """The tasks that their clients call so, of any account; the newest two at most.
+
+        The empty string, which stands for none given, finds nothing.
+        """
+        ...
+
     async def blob_files(self) -> frozenset[str]:
         """The name of every file that a row names; see ``BlobFolder.sweep``."""
         ...

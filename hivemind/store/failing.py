@@ -123,6 +123,10 @@ class FailingStore:
         """See ``Store.find_movement``."""
         return await self._inner.find_movement(debit, key)
 
+    async def tasks_called(self, client_id: str) -> tuple[Task, ...]:
+        """See ``Store.tasks_called``."""
+        return await self._inner.tasks_called(client_id)
+
     async def blob_files(self) -> frozenset[str]:
         """See ``Store.blob_files``."""
         return await self._inner.blob_files()

@@ -205,6 +205,12 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         return _keyed(self._tables, debit, key)
 
+    async def tasks_called(self, client_id: str) -> tuple[Task, ...]:
+        """See ``Store.tasks_called``."""
+        await trio.lowlevel.checkpoint()
+        known = reversed(self._tables.tasks.values())
+        return tuple(task for task in known if client_id and task.client_id == client_id)[:2]
+
     async def blob_files(self) -> frozenset[str]:
         """See ``Store.blob_files``."""
         await trio.lowlevel.checkpoint()

@@ -147,6 +147,11 @@ class SqliteStore:
         with _reading():
             return await self._reader.run(ledger_statements.find_movement, debit, key)
 
+    async def tasks_called(self, client_id: str) -> tuple[Task, ...]:
+        """See ``Store.tasks_called``."""
+        with _reading():
+            return await self._reader.run(statements.find_called, client_id)
+
     async def blob_files(self) -> frozenset[str]:
         """See ``Store.blob_files``."""
         with _reading():

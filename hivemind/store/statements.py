@@ -65,6 +65,9 @@ SELECT_TASK_BY_SEQ = f"SELECT {_TASK} FROM task WHERE seq = ?"  # noqa: S608
 SELECT_BY_CLIENT_ID = (
     f"SELECT {_TASK} FROM task WHERE account = ? AND client_id = ? AND client_id <> ''"  # noqa: S608
 )
+SELECT_CALLED = (
+    f"SELECT {_TASK} FROM task WHERE client_id = ? AND client_id <> '' ORDER BY seq DESC LIMIT 2"  # noqa: S608
+)
 SELECT_BY_CLIENT_KEY = (
     f"SELECT {_TASK} FROM task WHERE account = ? AND client_key = ? AND client_key <> ''"  # noqa: S608
 )
@@ -244,6 +247,11 @@ def find_task(
     """An account's task by a name that its client gave it."""
     query = SELECT_BY_CLIENT_ID if field == "client_id" else SELECT_BY_CLIENT_KEY
     return _one_task(connection, query, (account, value))
+
+
+def find_called(connection: apsw.Connection, client_id: str) -> tuple[Task, ...]:
+    """The newest tasks of any account that their clients call so."""
+    return tuple(map(rows.task_of, connection.execute(SELECT_CALLED, (client_id,))))
 
 
 def _one_task(connection: apsw.Connection, query: str, keys: rows.Row) -> Task | None:

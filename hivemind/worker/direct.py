@@ -24,9 +24,9 @@ from hivemind.core.policy import Profile
 from hivemind.core.records import Ending, Outcome, Reason, RefusalKind, Role, TaskSpec
 from hivemind.core.wording import one_line
 from hivemind.rpc.auth import Principal
-from hivemind.rpc.context import hold_for_reply
 from hivemind.rpc.contract.faults import NamedFault, denied, invalid, taken, unavailable
 from hivemind.rpc.errors import CallRefused, ErrorCode
+from hivemind.rpc.reply import hold_reply
 from hivemind.rpc.spool import SpoolFile
 from hivemind.worker.direct_task import (
     Direct,
@@ -165,7 +165,7 @@ class DirectTasks:
         """How the task is doing. Raises CallRefused."""
         direct = self._find(caller, task_id)
         size = 0 if direct.held.log is None else direct.held.log.size
-        await hold_for_reply(_REPLY_FACTOR * min(size, MOST_OUTPUT_BYTES))
+        await hold_reply(_REPLY_FACTOR * min(size, MOST_OUTPUT_BYTES))
         try:
             output, left_out = await last_lines(direct.held.log)
         except OSError:

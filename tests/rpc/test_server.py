@@ -14,8 +14,8 @@ from hivemind.rpc._link import Link
 from hivemind.rpc.auth import Authenticator, Principal
 from hivemind.rpc.channel import open_channel
 from hivemind.rpc.config import MIB, TransportConfig
-from hivemind.rpc.context import hold_for_reply
 from hivemind.rpc.errors import PortInUse, RemoteError, Unreachable
+from hivemind.rpc.reply import hold_reply
 from hivemind.rpc.server import open_listeners
 from hivemind.rpc.stubs import bind
 from tests.rpc._pb.hmtest import EchoStub, Ping, Pong
@@ -134,7 +134,7 @@ async def test_large_replies_of_one_account_are_held_within_its_share() -> None:
 
     class Large(EchoService):
         async def unary(self, message: Ping) -> Pong:
-            await hold_for_reply(2 * MIB)
+            await hold_reply(2 * MIB)
             self.hanging += 1
             return Pong(data=b"x" * (2 * MIB))
 
@@ -146,7 +146,7 @@ async def test_large_replies_of_one_account_are_held_within_its_share() -> None:
 
     service = Large()
     options: dict[str, Any] = {
-        "config": TransportConfig(message_budget_bytes=8 * MIB),
+        "config": TransportConfig(reply_budget_bytes=8 * MIB),
         "authenticator": Authenticator(frozenset(), verify_any),
     }
     async with serving([service], **options) as at, raw_client(at.port) as client:

@@ -260,6 +260,9 @@ async def test_names_that_clients_choose_are_each_accounts_own(store: Store) -> 
         assert by_id == by_key
         assert by_id is not None
         assert by_id.id == id_
+    assert [task.id for task in await store.tasks_called("same")] == ["b", "a"]
+    assert await store.tasks_called("other") == ()
+    assert await store.tasks_called("") == ()
     assert await store.find_task("ann", client_id="") is None
     assert await store.find_task("ann", client_key="") is None
     with pytest.raises(ValueError, match="either"):

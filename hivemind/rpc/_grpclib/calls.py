@@ -3,7 +3,8 @@
 
 import math
 import struct
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, Generic, TypeVar, cast
 
 import grpclib.client
@@ -79,8 +80,11 @@ class ServerCallStream(grpclib.server.Stream[R, S], Generic[R, S]):
         (message,) = await self._dispatch.recv_message(message)
         return message
 
-    async def send_with_tail(self, message: S, tail_bytes: int, tail: AsyncIterable[bytes]) -> None:
-        """Send one message whose encoding ends with ``tail``, which has just ``tail_bytes``.
+    async def send_with_tail(
+        self, message: S, tail_bytes: int, tail: AsyncGenerator[bytes, None]
+    ) -> None:
+        """Send one message whose encoding ends with ``tail``, which has just ``tail_bytes``, and
+        close that.
 
         Raises ValueError where it has more or less; the message is then not whole.
         """
@@ -90,11 +94,12 @@ class ServerCallStream(grpclib.server.Stream[R, S], Generic[R, S]):
         prefix = struct.pack(">BI", 0, len(encoded) + tail_bytes)
         await self.h2_stream.send_data(prefix + encoded)
         left = tail_bytes
-        async for chunk in tail:
-            left -= len(chunk)
-            if left < 0:
-                break
-            await self.h2_stream.send_data(chunk)
+        async with aclosing(tail):
+            async for chunk in tail:
+                left -= len(chunk)
+                if left < 0:
+                    break
+                await self.h2_stream.send_data(chunk)
         if left:
             raise ValueError(f"a reply of {tail_bytes} bytes has {tail_bytes - left}")
         self._send_message_done = True

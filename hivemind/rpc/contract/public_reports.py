@@ -30,10 +30,10 @@ RESULT_DATA_BYTES = 100_000_000
 
 SPOOLED_REPORTS = {
     "/nodepool.MasterNodeService/StoreResult": SpooledField(
-        field_number=2, max_bytes=RESULT_DATA_BYTES
+        field_number=2, most_bytes=lambda: RESULT_DATA_BYTES
     ),
     "/nodepool.MasterNodeService/ReturnTaskResult": SpooledField(
-        field_number=2, max_bytes=RESULT_DATA_BYTES
+        field_number=2, most_bytes=lambda: RESULT_DATA_BYTES
     ),
 }
 """The methods whose result goes to a file as it arrives."""

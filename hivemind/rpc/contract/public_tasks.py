@@ -1,6 +1,7 @@
 """What clients call of MasterNodeService: tasks in, their state, output and results out."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import aclosing
 from typing import Protocol
 
 import attrs
@@ -13,18 +14,17 @@ from hivemind.rpc.context import note_error_code
 from hivemind.rpc.contract.callers import current_account
 from hivemind.rpc.contract.faults import NamedFault, exhausted
 from hivemind.rpc.errors import ErrorCode
-from hivemind.rpc.reply import MOST_REPLY_BYTES, ReplyTail, bytes_field, leave_reply_tail
+from hivemind.rpc.reply import (
+    MOST_REPLY_BYTES,
+    ReplyTail,
+    bytes_field,
+    hold_reply,
+    leave_reply_tail,
+)
 from hivemind.rpc.spool import SpooledField, SpoolFile, current_upload
 
 TASK_DATA_BYTES = 100_000_000
 """The most that a task's data may be in this API, whatever the pool's policy says."""
-
-SPOOLED_TASKS = {
-    "/nodepool.MasterNodeService/UploadTask": SpooledField(
-        field_number=2, max_bytes=TASK_DATA_BYTES
-    ),
-}
-"""Requests whose bytes go to a file as they arrive."""
 
 MESSAGE_TOKENS = {
     "/nodepool.MasterNodeService/GetTaskResult": "token",
@@ -34,8 +34,25 @@ MESSAGE_TOKENS = {
 }
 """Methods whose token may travel in the message, and in which field."""
 
+_UPLOAD_FIELD = 2
 _RESULT_FIELD = 3
 _LOGS_FIELD = 3
+_MOST_LIST_BYTES = 64 * 1024 * 1024
+"""Half a million tasks or more; this much is held in memory until it is sent."""
+
+
+def spooled_uploads(policy_bytes: Callable[[], int]) -> Mapping[str, SpooledField]:
+    """Requests whose bytes go to a file as they arrive, by method.
+
+    Args:
+        policy_bytes: the most that the pool's policy allows a payload now.
+    """
+
+    def most_bytes() -> int:
+        return min(TASK_DATA_BYTES, policy_bytes())
+
+    field = SpooledField(field_number=_UPLOAD_FIELD, most_bytes=most_bytes)
+    return {"/nodepool.MasterNodeService/UploadTask": field}
 
 
 @attrs.frozen(kw_only=True)
@@ -53,7 +70,7 @@ class Content:
     """Bytes to be sent as they are read."""
 
     size_bytes: int
-    chunks: AsyncIterable[bytes]
+    chunks: AsyncGenerator[bytes, None]
 
 
 @attrs.frozen(kw_only=True)
@@ -167,13 +184,20 @@ class PublicTaskCalls(nodepool.MasterNodeServiceBase):
     ) -> nodepool.GetAllTasksResponse:
         """Every task of the caller."""
         # Page by page, since encoding a long list at once would hold everybody up.
-        pages = [
-            bytes(nodepool.GetAllTasksResponse(tasks=[_status(one) for one in page]))
-            async for page in self._tasks.list_all(current_account())
-        ]
-        size_bytes = sum(map(len, pages))
-        if size_bytes > MOST_REPLY_BYTES:
-            raise exhausted("there are more tasks than a message holds; use hivemind.v1.Tasks/List")
+        pages: list[bytes] = []
+        size_bytes = 0
+        async with aclosing(self._tasks.list_all(current_account())) as listed:
+            async for tasks in listed:
+                page = bytes(nodepool.GetAllTasksResponse(tasks=[_status(one) for one in tasks]))
+                size_bytes += len(page)
+                if size_bytes > _MOST_LIST_BYTES:
+                    raise exhausted(
+                        f"the list of tasks is over the limit of {_MOST_LIST_BYTES} bytes;"
+                        " read it in pages with hivemind.v1.Tasks/List"
+                    )
+                # It is sent after its length, so all of it is here first.
+                await hold_reply(len(page))
+                pages.append(page)
         leave_reply_tail(ReplyTail(size_bytes, _each(pages)))
         return nodepool.GetAllTasksResponse()
 
@@ -196,14 +220,15 @@ def _leave(field_number: int, content: Content, remedy: str) -> None:
     head = bytes_field(field_number, content.size_bytes)
     size_bytes = len(head) + content.size_bytes
     if size_bytes > MOST_REPLY_BYTES:
-        raise exhausted(f"{content.size_bytes} bytes are more than a message holds; {remedy}")
+        raise exhausted(f"it is over the {MOST_REPLY_BYTES} bytes that a message holds; {remedy}")
     leave_reply_tail(ReplyTail(size_bytes, _headed(head, content.chunks)))
 
 
-async def _headed(head: bytes, chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
+async def _headed(head: bytes, chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     yield head
-    async for chunk in chunks:
-        yield chunk
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            yield chunk
 
 
 async def _each(pages: Iterable[bytes]) -> AsyncGenerator[bytes, None]:
