@@ -45,17 +45,18 @@ def describe(task: Task) -> str:
         case TaskState.RUNNING:
             words = f"it runs, attempt {task.attempt}"
         case TaskState.SUCCEEDED:
-            words = "it succeeded"
+            words = f"it succeeded; {task.detail}" if task.detail else "it succeeded"
         case TaskState.STOPPED:
             words = task.detail or "it was stopped"
         case _:
-            words = _why(task)
+            words = task.detail or _why(task)
     if task.stop_requested and not task.state.is_end:
         words += f"; {task.stopped_by} asked for its stop"
     return one_line(words)
 
 
 def _why(task: Task) -> str:
+    """For a node that did not say."""
     match task.reason:
         case Reason.EXITED:
             words = f"it exited with status {task.exit_code}"
@@ -71,4 +72,4 @@ def _why(task: Task) -> str:
             words = "it failed"
         case _:
             words = task.reason.value.replace("_", " ")
-    return f"{words}: {task.detail}" if task.detail else words
+    return words

@@ -286,7 +286,6 @@ class Master:
                     uploads=self._uploads,
                     output=self._output,
                     blobs=self._blobs,
-                    logs_of=reports.logs_of,
                 ),
                 reports,
             ),

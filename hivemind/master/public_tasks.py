@@ -1,6 +1,6 @@
 """The public API's view of tasks; see ``rpc.contract.public_tasks``."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 
 import attrs
@@ -23,6 +23,7 @@ from hivemind.core.records import Blob, PayloadKind, Role, Task, TaskState
 from hivemind.master.manifests import read_manifest
 from hivemind.master.output import OutputFolder
 from hivemind.master.reactor import Reactor
+from hivemind.master.reports import LOGS
 from hivemind.master.tasks import Tasks
 from hivemind.master.transcripts import Part, tail_of, transcript
 from hivemind.master.uploads import Upload, Uploads
@@ -56,16 +57,13 @@ class PublicTasks:
         uploads: Uploads,
         output: OutputFolder,
         blobs: BlobFolder,
-        logs_of: Callable[[str, int], Awaitable[str]],
     ) -> None:
-        """``logs_of`` gives what a node stored beside the output of a task's attempt."""
         self._reactor = reactor
         self._store = store
         self._tasks = tasks
         self._uploads = uploads
         self._output = output
         self._blobs = blobs
-        self._logs_of = logs_of
         self._looking = trio.CapacityLimiter(_ARCHIVES_AT_ONCE)
 
     async def upload(self, caller: Principal, task_id: str, user_id: str, file: SpoolFile) -> str:
@@ -181,8 +179,9 @@ class PublicTasks:
                 yield piece
 
     async def logs(self, caller: Principal, task_id: str) -> Content:
-        """All of the task's output, and after it what its node stored as logs. Raises
-        CallRefused.
+        """All of the task's output, each attempt's followed by what its node stored as logs.
+
+        Raises CallRefused.
         """
         task = await self._tasks.find(caller, task_id)
         if not task.attempt:
@@ -192,8 +191,10 @@ class PublicTasks:
             log = await self._output.log(task.id, number)
             heading = f"--- attempt {number} ---\n" if task.attempt > 1 else ""
             parts.append(Part(log, log.size, heading))
-        stored = await self._logs_of(task.id, task.attempt)
-        return await _content(lambda: transcript(parts, stored))
+            stored = await self._output.log(task.id, number, LOGS)
+            if stored.size:
+                parts.append(Part(stored, stored.size))
+        return await _content(lambda: transcript(parts))
 
     async def list_all(self, caller: Principal) -> AsyncGenerator[Iterable[Listed], None]:
         """All tasks of the caller, for an admin everybody's, newest first. Raises CallRefused."""

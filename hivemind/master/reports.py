@@ -279,22 +279,6 @@ class Reports:
             code = 0 if error.code is None else int(error.code)
             return Answer(success=False, message=str(error), code=code)
 
-    # --- logs, for those who may see the task ---
-
-    async def logs_of(self, task_id: str, attempt: int) -> str:
-        """What the attempt's node stored with ``StoreLogs``, as it came; empty where nothing was.
-
-        Args:
-            task_id: of a task that the caller may see.
-            attempt: from 1.
-        """
-        stored = await self._output.log(task_id, attempt, LOGS)
-        place = stored.follow()
-        pieces: list[bytes] = []
-        while chunks := await place.next_batch():
-            pieces.extend(chunk.data for chunk in chunks)
-        return b"".join(pieces).decode(errors="replace")
-
     # --- whose attempt it is ---
 
     async def _given(self, caller: Principal, task_id: str, node_id: str) -> _Given:

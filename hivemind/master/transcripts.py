@@ -60,11 +60,13 @@ def _add(merger: LineMerger, chunks: Sequence[OutputChunk]) -> None:
         merger.add(chunk.stream, chunk.data)
 
 
-async def transcript(parts: Sequence[Part], rest: str = "") -> AsyncGenerator[bytes, None]:
-    """All of it as UTF-8, in the order of its coming, then ``rest``; the same bytes every time."""
+async def transcript(parts: Sequence[Part]) -> AsyncGenerator[bytes, None]:
+    """All of it as UTF-8, in the order in which it came; the same bytes every time."""
+    is_line_open = False
     for part in parts:
         if part.heading:
-            yield part.heading.encode()
+            yield ("\n" * is_line_open + part.heading).encode()
+            is_line_open = False
         texts, place, seen = Utf8Streams(), part.log.follow(0), 0
         while seen < part.size and (chunks := await place.next_batch()):
             pieces = []
@@ -72,8 +74,9 @@ async def transcript(parts: Sequence[Part], rest: str = "") -> AsyncGenerator[by
                 data = chunk.data[: part.size - seen]
                 seen += len(data)
                 pieces.append(texts.add(chunk.stream, data))
-            yield "".join(pieces).encode()
+            text = "".join(pieces)
+            is_line_open = not text.endswith("\n") if text else is_line_open
+            yield text.encode()
         if cut := texts.finish():
+            is_line_open = True
             yield cut.encode()
-    if rest:
-        yield rest.encode()

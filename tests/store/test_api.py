@@ -213,6 +213,7 @@ async def test_what_is_unknown_is_none(store: Store) -> None:
     assert await store.task("?") is None
     assert await store.spec("?") is None
     assert await store.attempts("?") == ()
+    assert await store.newest_nodes(["?"]) == {}
     assert await store.result("?", 1) is None
     assert await store.find_task("ann", client_id="?") is None
 
@@ -269,6 +270,14 @@ async def test_names_that_clients_choose_are_each_accounts_own(store: Store) -> 
         await store.find_task("ann")
     with pytest.raises(ValueError, match="either"):
         await store.find_task("ann", client_id="x", client_key="x")
+
+
+async def test_the_newest_attempts_node_is_found_for_many_tasks_at_once(store: Store) -> None:
+    await store.commit(submit(new_task("a"), new_task("b"), new_task("c")))
+    tries = (attempt("a", 1, node_id="n1"), attempt("a", 2, node_id="n2"), attempt("b"))
+    await store.commit(Changes(attempts=tries))
+    assert await store.newest_nodes(["a", "b", "c"]) == {"a": "n2", "b": "node"}
+    assert await store.newest_nodes([]) == {}
 
 
 UNKNOWN_TASK = new_task("nobody's").task
