@@ -8,8 +8,10 @@ process under the old address.
 """
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
+from typing import Protocol
 
 import attrs
 import structlog
@@ -25,8 +27,7 @@ from hivemind.master import push_commands
 from hivemind.master.authority import Authority
 from hivemind.master.reactor import Reactor
 from hivemind.master.turn import Turn
-from hivemind.rpc.channel import Channel, open_channel
-from hivemind.rpc.contract.push import PushClient, PushReply, is_refusal
+from hivemind.rpc.contract.push import PushReply, is_refusal, open_push_client
 from hivemind.rpc.errors import CallRefused, RemoteError, RpcError
 from hivemind.store.api import Store, StoreError
 from hivemind.store.blobs import BlobFolder
@@ -44,6 +45,36 @@ _MOST_WORDS = 500
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
+class NodeCalls(Protocol):
+    """A connection to a node, as ``rpc.contract.push.PushClient`` has one."""
+
+    @property
+    def closed(self) -> trio.Event:
+        """Set when the connection is over."""
+        ...
+
+    async def check(self) -> None:
+        """Return if the node answers."""
+        ...
+
+    async def execute(
+        self,
+        task_id: str,
+        size: int,
+        pieces: AsyncIterator[bytes],
+        *,
+        token: str,
+        on_sending: Callable[[], None],
+        on_sent: Callable[[], None],
+    ) -> PushReply:
+        """Give the node a task."""
+        ...
+
+    async def stop(self, task_id: str, *, token: str) -> PushReply:
+        """Ask the node to stop a task."""
+        ...
+
+
 @attrs.frozen(kw_only=True)
 class PushTools:
     """What every pushed node works with."""
@@ -53,6 +84,8 @@ class PushTools:
     blobs: BlobFolder
     authority: Authority
     rules: Callable[[], PoolRules]
+    connect: Callable[[str, int], AbstractAsyncContextManager[NodeCalls]] = open_push_client
+    """To a node's hostname and port. Raises the RpcError family."""
 
 
 @attrs.define(eq=False)
@@ -83,7 +116,7 @@ class PushedNode:
         self._is_lost = False
         self._is_known = False
         """What the cluster says that the node has was compared with what it is being given."""
-        self._client: PushClient | None = None
+        self._client: NodeCalls | None = None
         self._changed = trio.Event()
         self._flights: dict[AttemptRef, _Flight] = {}
         self._stops: OrderedDict[AttemptRef, None] = OrderedDict()
@@ -197,11 +230,11 @@ class PushedNode:
         """One connection, from its opening to its end. Whether the node ever answered on it."""
         has_answered = False
         try:
-            async with open_channel(*said.address) as channel:
-                self._client = PushClient(channel)
-                while self._is_at(said) and not channel.closed.is_set():
+            async with self._tools.connect(*said.address) as client:
+                self._client = client
+                while self._is_at(said) and not client.closed.is_set():
                     changed = self._changed
-                    if await self._probe(self._client):
+                    if await self._probe(client):
                         has_answered = True
                         self.heard()
                         self._is_lost = False
@@ -209,9 +242,9 @@ class PushedNode:
                         self._send_stops()
                     else:
                         await self._set_away()
-                        if await self._mind_leases():
-                            break
-                    await self._pause(channel, changed)
+                    if await self._mind_leases():
+                        break
+                    await self._pause(client.closed, changed)
         except RpcError as error:
             log.debug("pushed_node_not_reached", node_id=self.node_id, error=str(error))
         finally:
@@ -219,7 +252,7 @@ class PushedNode:
             self._note_break()
         return has_answered
 
-    async def _pause(self, channel: Channel, changed: trio.Event) -> None:
+    async def _pause(self, closed: trio.Event, changed: trio.Event) -> None:
         """Until the next probe is due, the connection ends, or the node is known otherwise."""
         async with trio.open_nursery() as either:
 
@@ -229,10 +262,10 @@ class PushedNode:
 
             due_s = min(self._tools.rules().push_probe_s, self._until_lease_end_s())
             either.cancel_scope.deadline = trio.current_time() + due_s
-            either.start_soon(until, channel.closed)
+            either.start_soon(until, closed)
             either.start_soon(until, changed)
 
-    async def _probe(self, client: PushClient) -> bool:
+    async def _probe(self, client: NodeCalls) -> bool:
         with trio.move_on_after(self._tools.rules().push_probe_s):
             try:
                 await client.check()
@@ -403,7 +436,7 @@ class PushedNode:
             self._stopping.add(ref)
             self._work.start_soon(self._send_stop, ref, self._client)
 
-    async def _send_stop(self, ref: AttemptRef, client: PushClient) -> None:
+    async def _send_stop(self, ref: AttemptRef, client: NodeCalls) -> None:
         """Tell the node; what it does not answer is told again when it is there again."""
         node = self._node()
         try:

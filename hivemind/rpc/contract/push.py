@@ -1,14 +1,15 @@
 """What the master calls on a node that speaks the public API alone."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 import attrs
+import trio
 
 from hivemind._pb import nodepool
 from hivemind.rpc._grpclib import Cardinality
 from hivemind.rpc._standard import HealthCheckRequest, HealthCheckResponse
-from hivemind.rpc.channel import Channel
+from hivemind.rpc.channel import Channel, open_channel
 from hivemind.rpc.errors import RemoteError, Status
 from hivemind.rpc.stubs import bind
 
@@ -37,6 +38,11 @@ class PushClient:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+
+    @property
+    def closed(self) -> trio.Event:
+        """Set when the connection is over."""
+        return self._channel.closed
 
     async def check(self) -> None:
         """Return if the node answers at all; that it knows no health service is an answer."""
@@ -100,6 +106,13 @@ class PushClient:
         request = nodepool.StopTaskExecutionRequest(task_id=task_id)
         reply = await stub.stop_task_execution(request)
         return PushReply(reply.success, reply.message)
+
+
+@asynccontextmanager
+async def open_push_client(host: str, port: int) -> AsyncIterator[PushClient]:
+    """A connection to a node, in plain text. Raises as ``rpc.channel.open_channel``."""
+    async with open_channel(host, port) as channel:
+        yield PushClient(channel)
 
 
 def _bearer(token: str) -> dict[str, str]:
