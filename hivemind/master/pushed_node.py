@@ -7,85 +7,33 @@ show by a report of its own, within the lease, that it is still there: the node 
 process under the old address.
 """
 
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol
 
 import attrs
 import structlog
 import trio
 
 from hivemind.core.messages import AttemptRef
-from hivemind.core.policy import PoolRules
 from hivemind.core.pushing import push_id
 from hivemind.core.records import Node, TaskState
 from hivemind.core.registration import Intent, Registration
 from hivemind.core.wording import one_line
 from hivemind.master import push_commands
-from hivemind.master.authority import Authority
-from hivemind.master.reactor import Reactor
+from hivemind.master.push_stops import PushStops
+from hivemind.master.push_tools import NodeCalls, PushTools
 from hivemind.master.turn import Turn
-from hivemind.rpc.contract.push import PushReply, is_refusal, open_push_client
+from hivemind.rpc.contract.push import PushReply, is_refusal
 from hivemind.rpc.errors import CallRefused, RemoteError, RpcError
-from hivemind.store.api import Store, StoreError
-from hivemind.store.blobs import BlobFolder
+from hivemind.store.api import StoreError
 
-TOKEN_S = 600.0
 RATE_BYTES_PER_S = 256 * 1024
 """Slower than this, after the time for an answer, a task is not waited for to be sent."""
-STOP_CALL_S = 10.0
-MOST_STOPS = 5000
-"""What a node may have to be told to stop; of more the oldest are let go."""
 _RETRY_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 _MOST_WORDS = 500
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-
-class NodeCalls(Protocol):
-    """A connection to a node, as ``rpc.contract.push.PushClient`` has one."""
-
-    @property
-    def closed(self) -> trio.Event:
-        """Set when the connection is over."""
-        ...
-
-    async def check(self) -> None:
-        """Return if the node answers."""
-        ...
-
-    async def execute(
-        self,
-        task_id: str,
-        size: int,
-        pieces: AsyncIterator[bytes],
-        *,
-        token: str,
-        on_sending: Callable[[], None],
-        on_sent: Callable[[], None],
-    ) -> PushReply:
-        """Give the node a task."""
-        ...
-
-    async def stop(self, task_id: str, *, token: str) -> PushReply:
-        """Ask the node to stop a task."""
-        ...
-
-
-@attrs.frozen(kw_only=True)
-class PushTools:
-    """What every pushed node works with."""
-
-    reactor: Reactor
-    store: Store
-    blobs: BlobFolder
-    authority: Authority
-    rules: Callable[[], PoolRules]
-    connect: Callable[[str, int], AbstractAsyncContextManager[NodeCalls]] = open_push_client
-    """To a node's hostname and port. Raises the RpcError family."""
 
 
 @attrs.define(eq=False)
@@ -119,11 +67,7 @@ class PushedNode:
         self._client: NodeCalls | None = None
         self._changed = trio.Event()
         self._flights: dict[AttemptRef, _Flight] = {}
-        self._stops: OrderedDict[AttemptRef, None] = OrderedDict()
-        """What the node must stop and has not answered for."""
-        self._stopping: set[AttemptRef] = set()
-        self._told: OrderedDict[AttemptRef, None] = OrderedDict()
-        """What it answered for lately."""
+        self._stops = PushStops(tools)
         self._silent: dict[AttemptRef, float] = {}
         """Attempts whose connection broke, and until when they may stay silent."""
         self._work: trio.Nursery | None = None
@@ -157,16 +101,14 @@ class PushedNode:
         """Have the attempt stopped. ``is_wanted``: a word on its end is waited for, for a while."""
         if self._work is None:
             return
-        if is_wanted and ref not in self._stops and ref not in self._stopping:
+        if is_wanted and ref not in self._stops:
             self._work.start_soon(self._await_stop, ref)
-        self._stops[ref] = None
-        while len(self._stops) > MOST_STOPS:
-            self._stops.popitem(last=False)
+        self._stops.add(ref)
         self._send_stops()
 
     def stop_again(self, ref: AttemptRef) -> None:
         """The node reports on an attempt that is over: tell it, unless it was told and answered."""
-        if ref not in self._told:
+        if not self._stops.was_told(ref):
             self.stop(ref, is_wanted=False)
 
     def over(self, ref: AttemptRef) -> None:
@@ -416,7 +358,7 @@ class PushedNode:
                     push_id(ref),
                     size,
                     pieces,
-                    token=self._tools.authority.push_token(node, TOKEN_S),
+                    token=self._tools.token_for(node),
                     on_sending=lambda: set_deadline(accept_s + size / RATE_BYTES_PER_S),
                     on_sent=lambda: set_deadline(accept_s),
                 )
@@ -430,30 +372,6 @@ class PushedNode:
         await self._insist(lambda turn: push_commands.give_up_stop(turn, self.node_id, ref))
 
     def _send_stops(self) -> None:
-        if self._work is None or self._client is None:
-            return
-        for ref in [ref for ref in self._stops if ref not in self._stopping]:
-            self._stopping.add(ref)
-            self._work.start_soon(self._send_stop, ref, self._client)
-
-    async def _send_stop(self, ref: AttemptRef, client: NodeCalls) -> None:
-        """Tell the node; what it does not answer is told again when it is there again."""
         node = self._node()
-        try:
-            if node is None:
-                return
-            token = self._tools.authority.push_token(node, TOKEN_S)
-            with trio.move_on_after(STOP_CALL_S):
-                try:
-                    await client.stop(push_id(ref), token=token)
-                except RemoteError as error:
-                    if not is_refusal(error):
-                        return
-                except RpcError:
-                    return
-                self._stops.pop(ref, None)
-                self._told[ref] = None
-                if len(self._told) > MOST_STOPS:
-                    self._told.popitem(last=False)
-        finally:
-            self._stopping.discard(ref)
+        if node is not None and self._work is not None and self._client is not None:
+            self._stops.send(node, self._client, self._work)

@@ -23,7 +23,7 @@ from hivemind.core.registration import Intent, Registration
 from hivemind.master import commands, push_commands
 from hivemind.master.authority import Authority
 from hivemind.master.founding import found
-from hivemind.master.pushed_node import PushTools
+from hivemind.master.push_tools import PushTools
 from hivemind.master.pushes import Pushes
 from hivemind.master.reactor import Reactor
 from hivemind.rpc.auth import InvalidToken
