@@ -17,6 +17,7 @@ from hivemind.core.records import Account, Task
 from hivemind.master.accounts import Accounts
 from hivemind.master.authority import Authority
 from hivemind.master.bell import Bells
+from hivemind.master.descriptors import connections_for_nodes
 from hivemind.master.enrolment import Enroller
 from hivemind.master.founding import found
 from hivemind.master.links import Links
@@ -156,6 +157,7 @@ class Master:
                 blobs=self._blobs,
                 authority=self._authority,
                 rules=self.rules,
+                connections=ByteBudget(connections_for_nodes(), wait_s=1.0),
             )
         )
         self._tasks = self._make_tasks()

@@ -17,6 +17,7 @@ import trio
 from hivemind.core.records import OutputChunk, OutputStream
 
 _HEADER = struct.Struct("<BdI")
+MARK = struct.Struct("<QQQ")
 _FRAME_BYTES = 64 * 1024
 """The most data in one frame, so that a reader's buffer always holds a whole one."""
 _READ_BYTES = 4 * (_FRAME_BYTES + _HEADER.size)
@@ -61,11 +62,6 @@ class OutputLog:
     def file_bytes(self) -> int:
         """How long the file is that holds them."""
         return self._extent.file_bytes
-
-    def cut(self, size: int, file_bytes: int) -> None:
-        """Forget what came after this extent, if there is more; for before anybody appends."""
-        if size < self._extent.size:
-            self._extent = _Extent(size, file_bytes)
 
     async def append(self, chunks: Sequence[OutputChunk], *, most_bytes: int) -> None:
         """Add output; what is known already is skipped, so a sender may repeat itself.
@@ -238,8 +234,31 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 
+def read_mark(path: Path) -> tuple[int, int, int] | None:
+    """What the mark beside a log says: the highest sequence number that was taken, and how many
+    bytes of output, and of the file, were acknowledged. None where there is no mark.
+    """
+    try:
+        sequence, size, file_bytes = MARK.unpack(mark_of(path).read_bytes())
+    except (FileNotFoundError, struct.error):
+        return None
+    return sequence, size, file_bytes
+
+
+def mark_of(path: Path) -> Path:
+    """Where the mark of a log is."""
+    return path.with_name(path.name + ".mark")
+
+
 def _measure(path: Path) -> _Extent:
-    """What whole frames a file holds; a torn one at its end does not count."""
+    """What whole frames a file holds; neither a torn one at its end counts, nor what is beyond its
+    mark.
+    """
+    extent, mark = _whole_frames(path), read_mark(path)
+    return extent if mark is None or extent.size <= mark[1] else _Extent(mark[1], mark[2])
+
+
+def _whole_frames(path: Path) -> _Extent:
     try:
         file = path.open("rb")
     except FileNotFoundError:

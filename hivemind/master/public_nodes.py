@@ -151,6 +151,4 @@ class PublicNodes:
                     location=capacity.location,
                     docker_status=state.capabilities.sandbox,
                 )
-        return NodeInfo(
-            node_id=node.id, said=said, trust=node.trust, last_seen_at=seen.at, status=seen.status
-        )
+        return NodeInfo(node_id=node.id, said=said, trust=node.trust, last_seen_at=seen.at)

@@ -7,7 +7,8 @@ show by a report of its own, within the lease, that it is still there: the node 
 process under the old address.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 
 import attrs
@@ -16,7 +17,7 @@ import trio
 
 from hivemind.core.messages import AttemptRef
 from hivemind.core.pushing import push_id
-from hivemind.core.records import Node, TaskState
+from hivemind.core.records import Blob, Node, TaskState
 from hivemind.core.registration import Intent, Registration
 from hivemind.core.wording import one_line
 from hivemind.master import push_commands
@@ -27,7 +28,9 @@ from hivemind.rpc.contract.push import PushReply, is_refusal
 from hivemind.rpc.errors import CallRefused, RemoteError, RpcError
 from hivemind.store.api import StoreError
 
-RATE_BYTES_PER_S = 256 * 1024
+MOST_LARGE = 4
+"""How many tasks whose bytes are in files are sent to one node at once."""
+RATE_BYTES_PER_S = 512 * 1024
 """Slower than this, after the time for an answer, a task is not waited for to be sent."""
 _RETRY_S = 1.0
 _LONGEST_PAUSE_S = 60.0
@@ -41,8 +44,9 @@ class _Flight:
     """A task on its way to the node, until the node has answered."""
 
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    is_sent: bool = False
     has_reported: bool = False
+    is_large: bool = False
+    """Its file is being read."""
 
 
 @attrs.frozen
@@ -67,6 +71,7 @@ class PushedNode:
         self._client: NodeCalls | None = None
         self._changed = trio.Event()
         self._flights: dict[AttemptRef, _Flight] = {}
+        self._large = trio.CapacityLimiter(MOST_LARGE)
         self._stops = PushStops(tools)
         self._silent: dict[AttemptRef, float] = {}
         """Attempts whose connection broke, and until when they may stay silent."""
@@ -159,7 +164,7 @@ class PushedNode:
         while (current := self._node()) is not None and current.registration is not None:
             said, changed = current.registration, self._changed
             if said.intent is not Intent.OFFLINE:
-                failures = 0 if await self._visit(said) else failures + 1
+                failures = 0 if await self._visit(current.account, said) else failures + 1
             await self._set_away()
             await self._mind_leases()
             pause_s = min(
@@ -168,11 +173,14 @@ class PushedNode:
             with trio.move_on_after(min(pause_s, self._until_lease_end_s())):
                 await changed.wait()
 
-    async def _visit(self, said: Registration) -> bool:
+    async def _visit(self, owner: str, said: Registration) -> bool:
         """One connection, from its opening to its end. Whether the node ever answered on it."""
         has_answered = False
         try:
-            async with self._tools.connect(*said.address) as client:
+            async with (
+                self._tools.connections.reserve(1, owner=owner),
+                self._tools.connect(*said.address) as client,
+            ):
                 self._client = client
                 while self._is_at(said) and not client.closed.is_set():
                     changed = self._changed
@@ -187,6 +195,8 @@ class PushedNode:
                     if await self._mind_leases():
                         break
                     await self._pause(client.closed, changed)
+        except CallRefused:
+            log.warning("pushed_node_has_no_share", node_id=self.node_id, account=owner)
         except RpcError as error:
             log.debug("pushed_node_not_reached", node_id=self.node_id, error=str(error))
         finally:
@@ -300,6 +310,7 @@ class PushedNode:
         try:
             answer = await self._guarded(lambda: self._execute(ref, flight))
         finally:
+            self._land(flight)
             del self._flights[ref]
         node_id = self.node_id
         match answer:
@@ -346,23 +357,44 @@ class PushedNode:
             return _NoAnswer("it is not connected")
         if stored is None or stored.payload is None:
             return _NoAnswer("its bytes are gone")
-        size, accept_s = stored.payload.size, self._tools.rules().push_accept_s
+        blob, accept_s = stored.payload, self._tools.rules().push_accept_s
+        if blob.file is not None:
+            with trio.move_on_after(accept_s):
+                await self._large.acquire_on_behalf_of(flight)
+                flight.is_large = True
+            if not flight.is_large:
+                return _NoAnswer("it is slow to take what it was given before")
 
         def set_deadline(within_s: float) -> None:
             if not flight.has_reported:
                 flight.scope.deadline = trio.current_time() + within_s
 
+        def note_sent() -> None:
+            self._land(flight)
+            set_deadline(accept_s)
+
         with flight.scope:
-            async with self._tools.blobs.open_read(stored.payload) as pieces:
+            async with aclosing(self._pieces(blob)) as pieces:
                 return await client.execute(
                     push_id(ref),
-                    size,
+                    blob.size,
                     pieces,
                     token=self._tools.token_for(node),
-                    on_sending=lambda: set_deadline(accept_s + size / RATE_BYTES_PER_S),
-                    on_sent=lambda: set_deadline(accept_s),
+                    on_sending=lambda: set_deadline(accept_s + blob.size / RATE_BYTES_PER_S),
+                    on_sent=note_sent,
                 )
         return _NoAnswer(f"no answer came within {accept_s:g} s")
+
+    async def _pieces(self, blob: Blob) -> AsyncGenerator[bytes, None]:
+        """A task's bytes; the file is closed when they are sent, not when they are answered."""
+        async with self._tools.blobs.open_read(blob) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _land(self, flight: _Flight) -> None:
+        if flight.is_large:
+            flight.is_large = False
+            self._large.release_on_behalf_of(flight)
 
     # --- stopping ---
 

@@ -27,6 +27,7 @@ from hivemind.master.push_tools import PushTools
 from hivemind.master.pushes import Pushes
 from hivemind.master.reactor import Reactor
 from hivemind.rpc.auth import InvalidToken
+from hivemind.rpc.budget import ByteBudget
 from hivemind.rpc.contract.push import PushReply
 from hivemind.rpc.errors import ConnectFailed, RemoteError, RpcError, Status, Unreachable
 from hivemind.store.blobs import BlobFolder
@@ -149,10 +150,10 @@ class World:
         self.pushes.heard("far", ref)
         await self.reactor.perform(lambda turn: push_commands.begin(turn, "far", ref))
 
-    async def register(self, **fields: Any) -> None:
+    async def register(self, node_id: str = "far", owner: str = "ann", **fields: Any) -> None:
         said = attrs.evolve(SAID, **fields)
-        await self.reactor.perform(lambda turn: push_commands.register(turn, "far", "ann", said))
-        self.pushes.watch("far")
+        await self.reactor.perform(lambda turn: push_commands.register(turn, node_id, owner, said))
+        self.pushes.watch(node_id)
 
 
 async def passes(seconds: float) -> None:
@@ -171,7 +172,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def open_world(folder: Path, store: GatedStore) -> AsyncIterator[World]:
+async def open_world(
+    folder: Path, store: GatedStore, connections: int = 64
+) -> AsyncIterator[World]:
     reactor = Reactor(store, rules=lambda: RULES, wall_clock=trio.current_time)
     authority = Authority(reactor, clock=trio.current_time, random_bytes=secrets.token_bytes)
     far = FakeNode()
@@ -182,6 +185,7 @@ async def open_world(folder: Path, store: GatedStore) -> AsyncIterator[World]:
             blobs=BlobFolder(folder / "blobs", new_name=lambda: "unused"),
             authority=authority,
             rules=lambda: RULES,
+            connections=ByteBudget(connections, wait_s=1.0),
             connect=far.connect,
         )
     )
@@ -192,8 +196,9 @@ async def open_world(folder: Path, store: GatedStore) -> AsyncIterator[World]:
         await found(reactor, clock=trio.current_time, random_bytes=secrets.token_bytes)
 
         def settle_in(turn: Any) -> None:
-            if turn.account("ann") is None:
-                turn.put_account(account("ann"))
+            for name in ("ann", "bob"):
+                if turn.account(name) is None:
+                    turn.put_account(account(name))
 
         await reactor.perform(settle_in)
         await nursery.start(pushes.run)
@@ -445,6 +450,19 @@ async def test_what_the_store_would_not_take_is_said_again(
     world.store.faults = [BEFORE, BEFORE, BEFORE]
     await passes(40)
     assert world.task(ref).attempt == 2
+
+
+async def test_an_account_with_many_nodes_leaves_connections_to_others(
+    tmp_path: Path, autojump_clock: object
+) -> None:
+    async with open_world(tmp_path, GatedStore(MemoryStore()), connections=4) as world:
+        for number in range(6):
+            await world.register(f"a{number}")
+        await passes(10)
+        await world.register("b", owner="bob")
+        await passes(100)
+        here = [node.account for node in world.reactor.cluster.fleet.nodes.values()]
+        assert sorted(here) == ["ann", "ann", "bob"]
 
 
 async def test_what_the_master_shows_a_node_is_believed_by_that_node_alone(
