@@ -178,7 +178,6 @@ class NodeInfo:
     """What it registered, or what is known of one that dials the master."""
     trust: int
     last_seen_at: float
-    status: str
 
 
 @attrs.frozen(kw_only=True)

@@ -16,6 +16,7 @@ from hivemind.core.records import Account, Task
 from hivemind.master.accounts import Accounts
 from hivemind.master.authority import Authority
 from hivemind.master.bell import Bell, Bells
+from hivemind.master.descriptors import connections_for_nodes
 from hivemind.master.enrolment import Enroller
 from hivemind.master.founding import found
 from hivemind.master.links import Links
@@ -25,7 +26,8 @@ from hivemind.master.payments import Payments
 from hivemind.master.presence import Presence
 from hivemind.master.public_nodes import PublicNodes
 from hivemind.master.public_tasks import PublicTasks
-from hivemind.master.pushed_node import PushTools
+from hivemind.master.push_dial import PushDial
+from hivemind.master.push_tools import PushTools
 from hivemind.master.pushes import Pushes
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
@@ -139,8 +141,11 @@ class Master:
                 blobs=self._blobs,
                 authority=self._authority,
                 rules=self.rules,
-                tls=lambda: None if self._tls is None else self._tls.pushing,
-                allow_plaintext=config.allow_plaintext,
+                connections=ByteBudget(connections_for_nodes(), wait_s=1.0),
+                connect=PushDial(
+                    tls=lambda: None if self._tls is None else self._tls.pushing,
+                    allow_plaintext=config.allow_plaintext,
+                ).connect,
             )
         )
         self._tasks = self._make_tasks()

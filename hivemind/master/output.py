@@ -20,9 +20,10 @@ import trio
 from hivemind.core.records import OutputChunk, OutputStream
 
 _HEADER = struct.Struct("<BdI")
+MARK = struct.Struct("<QQQ")
 _FRAME_BYTES = 64 * 1024
 """The most data in one frame, so that a reader's buffer always holds a whole one."""
-_MARK_BYTES = 256 * 1024
+_PLACE_BYTES = 256 * 1024
 """How far apart the places are that a log knows, from which a reader may begin."""
 _READ_BYTES = 4 * (_FRAME_BYTES + _HEADER.size)
 
@@ -55,12 +56,12 @@ class OutputLog:
         path: Path,
         extent: _Extent,
         on_growth: Callable[[], None],
-        marks: Sequence[_Extent] = (),
+        places: Sequence[_Extent] = (),
     ) -> None:
         self._path = path
         self._on_growth = on_growth
         self._extent = extent
-        self._marks = list(marks)
+        self._places = list(places)
         """Where frames begin, some way apart, in order."""
         self._lock = trio.Lock()
         self._grown = trio.Event()
@@ -74,11 +75,6 @@ class OutputLog:
     def file_bytes(self) -> int:
         """How long the file is that holds them."""
         return self._extent.file_bytes
-
-    def cut(self, size: int, file_bytes: int) -> None:
-        """Forget what came after this extent, if there is more; for before anybody appends."""
-        if size < self._extent.size:
-            self._extent = _Extent(size, file_bytes)
 
     async def append(self, chunks: Sequence[OutputChunk], *, most_bytes: int) -> None:
         """Add output; what is known already is skipped, so a sender may repeat itself.
@@ -106,7 +102,7 @@ class OutputLog:
                 return
             block = b"".join(frames)
             await trio.to_thread.run_sync(_write_at, self._path, extent.file_bytes, block)
-            _mark(self._marks, extent)
+            _note_place(self._places, extent)
             self._extent = _Extent(size, extent.file_bytes + len(block))
             grown, self._grown = self._grown, trio.Event()
             grown.set()
@@ -125,8 +121,8 @@ class OutputLog:
 
     def follow(self, offset: int = 0) -> "Follower":
         """A place in this log, from which to read on."""
-        known = bisect_right(self._marks, offset, key=lambda mark: mark.size)
-        near = self._marks[known - 1] if known else _Extent()
+        known = bisect_right(self._places, offset, key=lambda place: place.size)
+        near = self._places[known - 1] if known else _Extent()
         return Follower(log=self, offset=offset, position=near.file_bytes, at=near.size)
 
     def sync_chunks(self, stream: OutputStream) -> Iterator[bytes]:
@@ -210,8 +206,8 @@ class OutputFolder:
             measured = self._opening[key] = trio.Event()
             try:
                 path = self.path(task_id, attempt, kind)
-                extent, marks = await trio.to_thread.run_sync(_measure, path)
-                known = OutputLog(path, extent, partial(self._on_growth, task_id), marks)
+                extent, places = await trio.to_thread.run_sync(_measure, path)
+                known = OutputLog(path, extent, partial(self._on_growth, task_id), places)
                 self._open[key] = known
             finally:
                 del self._opening[key]
@@ -265,18 +261,45 @@ def _remove_folder(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _mark(marks: list[_Extent], place: _Extent) -> None:
-    if place.size - (marks[-1].size if marks else 0) >= _MARK_BYTES:
-        marks.append(place)
+def read_mark(path: Path) -> tuple[int, int, int] | None:
+    """What the mark beside a log says: the highest sequence number that was taken, and how many
+    bytes of output, and of the file, were acknowledged. None where there is no mark.
+    """
+    try:
+        sequence, size, file_bytes = MARK.unpack(mark_of(path).read_bytes())
+    except (FileNotFoundError, struct.error):
+        return None
+    return sequence, size, file_bytes
+
+
+def mark_of(path: Path) -> Path:
+    """Where the mark of a log is."""
+    return path.with_name(path.name + ".mark")
+
+
+def _note_place(places: list[_Extent], place: _Extent) -> None:
+    if place.size - (places[-1].size if places else 0) >= _PLACE_BYTES:
+        places.append(place)
 
 
 def _measure(path: Path) -> tuple[_Extent, list[_Extent]]:
-    """What whole frames a file holds, and marks in it; a torn one at its end does not count."""
-    marks: list[_Extent] = []
+    """What whole frames a file holds, and places in it where a reader may begin.
+
+    Neither a torn frame at its end counts, nor what is beyond its mark.
+    """
+    extent, places = _whole_frames(path)
+    mark = read_mark(path)
+    if mark is None or extent.size <= mark[1]:
+        return extent, places
+    return _Extent(mark[1], mark[2]), [place for place in places if place.size <= mark[1]]
+
+
+def _whole_frames(path: Path) -> tuple[_Extent, list[_Extent]]:
+    places: list[_Extent] = []
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        return _Extent(), marks
+        return _Extent(), places
     with file:
         total = os.fstat(file.fileno()).st_size
         position = size = 0
@@ -286,9 +309,9 @@ def _measure(path: Path) -> tuple[_Extent, list[_Extent]]:
             end = position + _HEADER.size + length
             if end > total or length > _FRAME_BYTES or stream not in _STREAMS:
                 break
-            _mark(marks, _Extent(size, position))
+            _note_place(places, _Extent(size, position))
             position, size = end, size + length
-        return _Extent(size, position), marks
+        return _Extent(size, position), places
 
 
 _STREAMS = frozenset(int(stream) for stream in OutputStream)

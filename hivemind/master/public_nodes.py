@@ -157,9 +157,5 @@ class PublicNodes:
                     docker_status=state.capabilities.sandbox,
                 )
         return NodeInfo(
-            node_id=node.id,
-            said=said,
-            trust=self._trust_of(node),
-            last_seen_at=seen.at,
-            status=seen.status,
+            node_id=node.id, said=said, trust=self._trust_of(node), last_seen_at=seen.at
         )

@@ -49,15 +49,13 @@ def check_registration(turn: Turn, node_id: str, account: str) -> None:
                 " its own"
             )
         return
-    mine = 0
     for node in turn.cluster.nodes.values():
         if node.name == node_id and node.account != account:
             raise denied(f"node {node_id} is not yours", ErrorCode.NODE_NOT_FOUND)
-        mine += node.account == account and node.registration is not None
-    if mine >= _MOST_PUSHED or turn.nodes_of(account) > _MOST_PUSHED * 2:
+    if turn.pushed_nodes_of(account) >= _MOST_PUSHED:
         raise exhausted(
-            f"account {account} has {mine} nodes that are pushed to, and {_MOST_PUSHED} is the"
-            " most; use another account for more"
+            f"account {account} has {_MOST_PUSHED} nodes that are pushed to, which is the most;"
+            " use another account for more"
         )
 
 

@@ -7,10 +7,8 @@ show by a report of its own, within the lease, that it is still there: the node 
 process under the old address.
 """
 
-import ssl
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 
 import attrs
@@ -18,28 +16,23 @@ import structlog
 import trio
 
 from hivemind.core.messages import AttemptRef
-from hivemind.core.policy import PoolRules
 from hivemind.core.pushing import push_id
-from hivemind.core.records import Node, TaskState
+from hivemind.core.records import Blob, Node, TaskState
 from hivemind.core.registration import Intent, Registration
 from hivemind.core.wording import one_line
 from hivemind.master import push_commands
-from hivemind.master.authority import Authority
-from hivemind.master.reactor import Reactor
+from hivemind.master.push_stops import PushStops
+from hivemind.master.push_tools import NodeCalls, PushTools
 from hivemind.master.turn import Turn
-from hivemind.rpc.channel import Channel, open_channel
-from hivemind.rpc.contract.push import PushClient, PushReply, is_refusal
+from hivemind.rpc.contract.push import PushReply, is_refusal
 from hivemind.rpc.errors import CallRefused, RemoteError, RpcError
 from hivemind.rpc.plaintext import PlaintextRefused
-from hivemind.store.api import Store, StoreError
-from hivemind.store.blobs import BlobFolder
+from hivemind.store.api import StoreError
 
-TOKEN_S = 600.0
-RATE_BYTES_PER_S = 256 * 1024
+MOST_LARGE = 4
+"""How many tasks whose bytes are in files are sent to one node at once."""
+RATE_BYTES_PER_S = 512 * 1024
 """Slower than this, after the time for an answer, a task is not waited for to be sent."""
-STOP_CALL_S = 10.0
-MOST_STOPS = 5000
-"""What a node may have to be told to stop; of more the oldest are let go."""
 _RETRY_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 _MOST_WORDS = 500
@@ -47,46 +40,14 @@ _MOST_WORDS = 500
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-@attrs.frozen(kw_only=True)
-class PushTools:
-    """What every pushed node works with."""
-
-    reactor: Reactor
-    store: Store
-    blobs: BlobFolder
-    authority: Authority
-    rules: Callable[[], PoolRules]
-    tls: Callable[[], ssl.SSLContext | None] = lambda: None
-    """How nodes on other machines are spoken to; None: in plain text, where that is allowed."""
-    allow_plaintext: bool = False
-
-    @asynccontextmanager
-    async def open(self, host: str, port: int) -> AsyncIterator[Channel]:
-        """A connection to a node: in plain text on this machine, encrypted beyond it.
-
-        Raises ConnectFailed; PlaintextRefused where the node is on another machine and there is
-        neither an authority to know it by, nor leave to do without.
-        """
-        tls = self.tls()
-        may_be_plain = self.allow_plaintext and tls is None
-        try:
-            async with open_channel(host, port, allow_plaintext=may_be_plain) as channel:
-                yield channel
-                return
-        except PlaintextRefused:
-            if tls is None:
-                raise
-        async with open_channel(host, port, tls=tls) as channel:
-            yield channel
-
-
 @attrs.define(eq=False)
 class _Flight:
     """A task on its way to the node, until the node has answered."""
 
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    is_sent: bool = False
     has_reported: bool = False
+    is_large: bool = False
+    """Its file is being read."""
 
 
 @attrs.frozen
@@ -108,14 +69,11 @@ class PushedNode:
         self._is_lost = False
         self._is_known = False
         """What the cluster says that the node has was compared with what it is being given."""
-        self._client: PushClient | None = None
+        self._client: NodeCalls | None = None
         self._changed = trio.Event()
         self._flights: dict[AttemptRef, _Flight] = {}
-        self._stops: OrderedDict[AttemptRef, None] = OrderedDict()
-        """What the node must stop and has not answered for."""
-        self._stopping: set[AttemptRef] = set()
-        self._told: OrderedDict[AttemptRef, None] = OrderedDict()
-        """What it answered for lately."""
+        self._large = trio.CapacityLimiter(MOST_LARGE)
+        self._stops = PushStops(tools)
         self._silent: dict[AttemptRef, float] = {}
         """Attempts whose connection broke, and until when they may stay silent."""
         self._warned = ""
@@ -150,16 +108,14 @@ class PushedNode:
         """Have the attempt stopped. ``is_wanted``: a word on its end is waited for, for a while."""
         if self._work is None:
             return
-        if is_wanted and ref not in self._stops and ref not in self._stopping:
+        if is_wanted and ref not in self._stops:
             self._work.start_soon(self._await_stop, ref)
-        self._stops[ref] = None
-        while len(self._stops) > MOST_STOPS:
-            self._stops.popitem(last=False)
+        self._stops.add(ref)
         self._send_stops()
 
     def stop_again(self, ref: AttemptRef) -> None:
         """The node reports on an attempt that is over: tell it, unless it was told and answered."""
-        if ref not in self._told:
+        if not self._stops.was_told(ref):
             self.stop(ref, is_wanted=False)
 
     def over(self, ref: AttemptRef) -> None:
@@ -210,7 +166,7 @@ class PushedNode:
         while (current := self._node()) is not None and current.registration is not None:
             said, changed = current.registration, self._changed
             if said.intent is not Intent.OFFLINE:
-                failures = 0 if await self._visit(said) else failures + 1
+                failures = 0 if await self._visit(current.account, said) else failures + 1
             await self._set_away()
             await self._mind_leases()
             pause_s = min(
@@ -219,15 +175,18 @@ class PushedNode:
             with trio.move_on_after(min(pause_s, self._until_lease_end_s())):
                 await changed.wait()
 
-    async def _visit(self, said: Registration) -> bool:
+    async def _visit(self, owner: str, said: Registration) -> bool:
         """One connection, from its opening to its end. Whether the node ever answered on it."""
         has_answered = False
         try:
-            async with self._tools.open(*said.address) as channel:
-                self._client = PushClient(channel)
-                while self._is_at(said) and not channel.closed.is_set():
+            async with (
+                self._tools.connections.reserve(1, owner=owner),
+                self._tools.connect(*said.address) as client,
+            ):
+                self._client = client
+                while self._is_at(said) and not client.closed.is_set():
                     changed = self._changed
-                    if await self._probe(self._client):
+                    if await self._probe(client):
                         has_answered = True
                         self.heard()
                         self._is_lost = False
@@ -235,14 +194,16 @@ class PushedNode:
                         self._send_stops()
                     else:
                         await self._set_away()
-                        if await self._mind_leases():
-                            break
-                    await self._pause(channel, changed)
+                    if await self._mind_leases():
+                        break
+                    await self._pause(client.closed, changed)
         except PlaintextRefused as error:
             self._warn_once(
                 f"{error}; give the master --tls-ca and the node a certificate, or say"
                 " --allow-plaintext"
             )
+        except CallRefused:
+            log.warning("pushed_node_has_no_share", node_id=self.node_id, account=owner)
         except RpcError as error:
             log.debug("pushed_node_not_reached", node_id=self.node_id, error=str(error))
         finally:
@@ -255,7 +216,7 @@ class PushedNode:
             self._warned = reason
             log.warning("pushed_node_not_reached", node_id=self.node_id, reason=reason)
 
-    async def _pause(self, channel: Channel, changed: trio.Event) -> None:
+    async def _pause(self, closed: trio.Event, changed: trio.Event) -> None:
         """Until the next probe is due, the connection ends, or the node is known otherwise."""
         async with trio.open_nursery() as either:
 
@@ -265,10 +226,10 @@ class PushedNode:
 
             due_s = min(self._tools.rules().push_probe_s, self._until_lease_end_s())
             either.cancel_scope.deadline = trio.current_time() + due_s
-            either.start_soon(until, channel.closed)
+            either.start_soon(until, closed)
             either.start_soon(until, changed)
 
-    async def _probe(self, client: PushClient) -> bool:
+    async def _probe(self, client: NodeCalls) -> bool:
         with trio.move_on_after(self._tools.rules().push_probe_s):
             try:
                 await client.check()
@@ -361,6 +322,7 @@ class PushedNode:
         try:
             answer = await self._guarded(lambda: self._execute(ref, flight))
         finally:
+            self._land(flight)
             del self._flights[ref]
         node_id = self.node_id
         match answer:
@@ -407,23 +369,44 @@ class PushedNode:
             return _NoAnswer("it is not connected")
         if stored is None or stored.payload is None:
             return _NoAnswer("its bytes are gone")
-        size, accept_s = stored.payload.size, self._tools.rules().push_accept_s
+        blob, accept_s = stored.payload, self._tools.rules().push_accept_s
+        if blob.file is not None:
+            with trio.move_on_after(accept_s):
+                await self._large.acquire_on_behalf_of(flight)
+                flight.is_large = True
+            if not flight.is_large:
+                return _NoAnswer("it is slow to take what it was given before")
 
         def set_deadline(within_s: float) -> None:
             if not flight.has_reported:
                 flight.scope.deadline = trio.current_time() + within_s
 
+        def note_sent() -> None:
+            self._land(flight)
+            set_deadline(accept_s)
+
         with flight.scope:
-            async with self._tools.blobs.open_read(stored.payload) as pieces:
+            async with aclosing(self._pieces(blob)) as pieces:
                 return await client.execute(
                     push_id(ref),
-                    size,
+                    blob.size,
                     pieces,
-                    token=self._tools.authority.push_token(node, TOKEN_S),
-                    on_sending=lambda: set_deadline(accept_s + size / RATE_BYTES_PER_S),
-                    on_sent=lambda: set_deadline(accept_s),
+                    token=self._tools.token_for(node),
+                    on_sending=lambda: set_deadline(accept_s + blob.size / RATE_BYTES_PER_S),
+                    on_sent=note_sent,
                 )
         return _NoAnswer(f"no answer came within {accept_s:g} s")
+
+    async def _pieces(self, blob: Blob) -> AsyncGenerator[bytes, None]:
+        """A task's bytes; the file is closed when they are sent, not when they are answered."""
+        async with self._tools.blobs.open_read(blob) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def _land(self, flight: _Flight) -> None:
+        if flight.is_large:
+            flight.is_large = False
+            self._large.release_on_behalf_of(flight)
 
     # --- stopping ---
 
@@ -433,30 +416,6 @@ class PushedNode:
         await self._insist(lambda turn: push_commands.give_up_stop(turn, self.node_id, ref))
 
     def _send_stops(self) -> None:
-        if self._work is None or self._client is None:
-            return
-        for ref in [ref for ref in self._stops if ref not in self._stopping]:
-            self._stopping.add(ref)
-            self._work.start_soon(self._send_stop, ref, self._client)
-
-    async def _send_stop(self, ref: AttemptRef, client: PushClient) -> None:
-        """Tell the node; what it does not answer is told again when it is there again."""
         node = self._node()
-        try:
-            if node is None:
-                return
-            token = self._tools.authority.push_token(node, TOKEN_S)
-            with trio.move_on_after(STOP_CALL_S):
-                try:
-                    await client.stop(push_id(ref), token=token)
-                except RemoteError as error:
-                    if not is_refusal(error):
-                        return
-                except RpcError:
-                    return
-                self._stops.pop(ref, None)
-                self._told[ref] = None
-                if len(self._told) > MOST_STOPS:
-                    self._told.popitem(last=False)
-        finally:
-            self._stopping.discard(ref)
+        if node is not None and self._work is not None and self._client is not None:
+            self._stops.send(node, self._client, self._work)

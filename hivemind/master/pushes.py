@@ -6,7 +6,8 @@ import trio
 
 from hivemind.core.events import Effect, KillAttempt, Release, SendAssign, SendStop
 from hivemind.core.messages import AttemptRef
-from hivemind.master.pushed_node import PushedNode, PushTools
+from hivemind.master.push_tools import PushTools
+from hivemind.master.pushed_node import PushedNode
 
 
 class Pushes:

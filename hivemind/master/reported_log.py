@@ -6,15 +6,13 @@ cut to what was acknowledged, and a repeat of the rest is taken as new.
 """
 
 import os
-import struct
 from pathlib import Path
 
 import trio
 
 from hivemind.core.records import OutputChunk, OutputStream
-from hivemind.master.output import OutputFolder, OutputLog
+from hivemind.master.output import MARK, OutputFolder, OutputLog, mark_of, read_mark
 
-_MARK = struct.Struct("<QQQ")
 _WRITE_S = 30.0
 
 
@@ -26,7 +24,7 @@ class ReportedLog:
         self._task_id = task_id
         self._attempt = attempt
         self._kind = kind
-        self._mark_path = folder.path(task_id, attempt, f"{kind}.mark")
+        self._path = folder.path(task_id, attempt, kind)
         self._lock = trio.Lock()
         self._log: OutputLog | None = None
         self._sequence = 0
@@ -53,8 +51,7 @@ class ReportedLog:
             with trio.move_on_after(_WRITE_S, shield=True):
                 await log.append([chunk], most_bytes=most_bytes)
                 self._sequence = max(self._sequence, sequence)
-                mark = _MARK.pack(self._sequence, log.size, log.file_bytes)
-                await trio.to_thread.run_sync(_write, self._mark_path, mark)
+                await self._write_mark(log)
             return True
 
     async def sync(self) -> None:
@@ -65,19 +62,18 @@ class ReportedLog:
     async def _opened(self) -> OutputLog:
         if self._log is None:
             log = await self._folder.log(self._task_id, self._attempt, self._kind)
-            mark = await trio.to_thread.run_sync(_read, self._mark_path)
-            self._sequence, size, file_bytes = mark
-            log.cut(size, file_bytes)
+            mark = await trio.to_thread.run_sync(read_mark, self._path)
+            if mark is None:
+                # Before the log, so that what it holds never counts without it.
+                await self._write_mark(log)
+            else:
+                self._sequence = mark[0]
             self._log = log
         return self._log
 
-
-def _read(path: Path) -> tuple[int, int, int]:
-    try:
-        sequence, size, file_bytes = _MARK.unpack(path.read_bytes())
-    except (FileNotFoundError, struct.error):
-        return 0, 0, 0
-    return sequence, size, file_bytes
+    async def _write_mark(self, log: OutputLog) -> None:
+        mark = MARK.pack(self._sequence, log.size, log.file_bytes)
+        await trio.to_thread.run_sync(_write, mark_of(self._path), mark)
 
 
 def _write(path: Path, mark: bytes) -> None:

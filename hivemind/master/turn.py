@@ -145,6 +145,11 @@ class Turn:
         ids = {node.id for node in self.cluster.nodes.values() if node.account == account}
         return len(ids.union(node.id for node in self._nodes.values() if node.account == account))
 
+    def pushed_nodes_of(self, account: str) -> int:
+        """How many nodes the account has that are pushed to, those of this turn included."""
+        nodes = {**self.cluster.nodes, **self._nodes}.values()
+        return sum(node.account == account and node.registration is not None for node in nodes)
+
     def live_join_tokens(self, account: str) -> int:
         """How many one-time secrets of the account can still be used."""
         tokens = {**self.cluster.join_tokens, **self._join_tokens}

@@ -41,7 +41,7 @@ from hivemind.master.output import OutputFolder
 from hivemind.master.payments import Payments
 from hivemind.master.presence import Presence
 from hivemind.master.public_nodes import PublicNodes
-from hivemind.master.pushed_node import PushTools
+from hivemind.master.push_tools import PushTools
 from hivemind.master.pushes import Pushes
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor

@@ -73,7 +73,7 @@ async def test_more_than_the_most_is_refused_whole(tmp_path: Path) -> None:
 async def test_a_follower_begins_near_its_offset_and_not_at_the_logs_beginning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "_MARK_BYTES", 100)
+    monkeypatch.setattr(output, "_PLACE_BYTES", 100)
     written = [chunk(10 * number, b"%010d" % number) for number in range(100)]
     log = await folder(tmp_path).log("t1", 1)
     for one in written:

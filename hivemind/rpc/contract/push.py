@@ -1,15 +1,18 @@
 """What the master calls on a node that speaks the public API alone."""
 
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 import attrs
+import trio
 
 from hivemind._pb import nodepool
 from hivemind.rpc._grpclib import Cardinality
 from hivemind.rpc._standard import HealthCheckRequest, HealthCheckResponse
-from hivemind.rpc.channel import Channel
+from hivemind.rpc.channel import Channel, open_channel
 from hivemind.rpc.errors import RemoteError, Status
+from hivemind.rpc.reply import varint
 from hivemind.rpc.stubs import bind
 
 _DATA_TAG = b"\x12"
@@ -37,6 +40,11 @@ class PushClient:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+
+    @property
+    def closed(self) -> trio.Event:
+        """Set when the connection is over."""
+        return self._channel.closed
 
     async def check(self) -> None:
         """Return if the node answers at all; that it knows no health service is an answer."""
@@ -69,7 +77,7 @@ class PushClient:
         A node may answer when it has taken the task, or when it is done with it. No deadline that
         is set after ``on_sending`` was called is told to the node.
         """
-        head = bytes(nodepool.ExecuteTaskRequest(task_id=task_id)) + _DATA_TAG + _varint(size)
+        head = bytes(nodepool.ExecuteTaskRequest(task_id=task_id)) + _DATA_TAG + varint(size)
 
         async def message() -> AsyncGenerator[bytes, None]:
             yield head
@@ -102,14 +110,14 @@ class PushClient:
         return PushReply(reply.success, reply.message)
 
 
+@asynccontextmanager
+async def open_push_client(
+    host: str, port: int, *, tls: ssl.SSLContext | None = None, allow_plaintext: bool = False
+) -> AsyncIterator[PushClient]:
+    """A connection to a node. Takes and raises as ``rpc.channel.open_channel``."""
+    async with open_channel(host, port, tls=tls, allow_plaintext=allow_plaintext) as channel:
+        yield PushClient(channel)
+
+
 def _bearer(token: str) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
-
-
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
