@@ -133,7 +133,7 @@ class PoolRules:
     join_token_ttl_s: float = 3600.0
     retention_s: float = math.inf
     """How long an ended task is kept, with all that is its. Infinite: for good."""
-    payload_bytes: int = 100_000_000
+    payload_bytes: int = 1_000_000_000
     """The most that a program, an archive or a standard input may be."""
     uploads_in_flight_bytes: int = 8_000_000_000
     """What all uploads that are arriving may hold of the disk; no less than the largest result."""

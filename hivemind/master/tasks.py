@@ -115,6 +115,9 @@ class Tasks:
         known = await self._known(task)
         if known is not None:
             return known
+        self._uploads.check_announced(
+            payload=submission.payload_bytes, stdin=submission.stdin_bytes
+        )
         # Looked at again in its turn; before it, so that nothing is uploaded in vain.
         commands.check_unfinished(
             account.name,
