@@ -53,6 +53,9 @@ class Submission:
     has_stdin: bool = False
     outputs: tuple[str, ...] = ()
     """As in the task's spec."""
+    payload_bytes: int = 0
+    """How many bytes are to follow, so that too many need not be sent; 0 where it is not known."""
+    stdin_bytes: int = 0
 
 
 class UploadPart(enum.Enum):

@@ -123,6 +123,9 @@ class Tasks:
         known = await self._known(task)
         if known is not None:
             return known
+        self._uploads.check_announced(
+            payload=submission.payload_bytes, stdin=submission.stdin_bytes
+        )
         # Both are looked at again in its turn; before it, so that nothing is uploaded in vain.
         most_ucpt = submission.ask.max_ucpt
         offer = charging.quote_now(self._reactor.cluster, task, self._rules())

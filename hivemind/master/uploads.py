@@ -11,7 +11,7 @@ import trio
 
 from hivemind.core.messages import INLINE_BYTES, UploadChunk, UploadPart
 from hivemind.core.records import Blob
-from hivemind.rpc.contract.faults import Unsettled, invalid, unavailable
+from hivemind.rpc.contract.faults import Unsettled, exhausted, invalid, unavailable
 from hivemind.rpc.spool import Spool, SpoolFile
 from hivemind.store.blobs import BlobFolder
 
@@ -50,6 +50,16 @@ class Uploads:
         self._blobs = blobs
         self._spool = spool
         self._most_bytes = most_bytes
+
+    def check_announced(self, **size_bytes: int) -> None:
+        """Raise CallRefused for a part, named by its keyword, of which there would be too much."""
+        most = self._most_bytes()
+        for part, size in size_bytes.items():
+            if size > most:
+                raise exhausted(
+                    f"the {part} has {size} bytes, and the pool takes {most} at most; leave out"
+                    " what the task does not need"
+                )
 
     @asynccontextmanager
     async def receive(

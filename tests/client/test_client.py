@@ -83,6 +83,7 @@ async def test_a_submit_sends_the_program_then_its_input(
     ((submission, payload, stdin),) = master.submits
     assert (submission.kind, submission.argv) == (PayloadKind.SCRIPT, ("x",))
     assert submission.has_stdin
+    assert (submission.payload_bytes, submission.stdin_bytes) == (700_000, 400_000)
     assert payload == script.read_bytes()
     assert stdin == b"in" * 200_000
 

@@ -11,6 +11,7 @@ from tests.pool import Daemon, Pool
 
 MIB = 1024 * 1024
 LARGE = 90_000_000
+HUGE = 150 * MIB
 MOST_GROWTH = 32 * MIB
 
 MAIN = """\
@@ -114,28 +115,26 @@ def test_ninety_megabytes_up_and_down_cost_the_daemons_little_memory(pool: Pool)
 
 
 @pytest.mark.slow
-def test_more_than_a_hundred_megabytes_run_from_end_to_end(pool: Pool) -> None:
+def test_more_than_uploadtask_takes_runs_from_a_folder_a_zip_and_a_script(pool: Pool) -> None:
     up = pool.up()
-    project = pool.root / "larger"
+    project = pool.root / "huge"
     project.mkdir()
-    data = os.urandom(1024) * (150 * 1024)
+    data = os.urandom(MIB) * (HUGE // MIB)
+    digest = hashlib.sha256(data).hexdigest()
     (project / "data.bin").write_bytes(data)
     (project / "main.py").write_text(
         "import hashlib; print(hashlib.sha256(open('data.bin', 'rb').read()).hexdigest())\n"
     )
-    done = pool.cli("run", "--memory", "512M", str(project), home=up.home)
-    assert done.returncode == 0, done.stderr.decode()
-    assert done.stdout.decode().strip() == hashlib.sha256(data).hexdigest()
-
-
-def test_an_upload_over_the_pools_limit_is_refused_and_says_so(pool: Pool) -> None:
-    home = pool.root / "up"
-    (home / "policies").mkdir(parents=True)
-    home.chmod(0o700)
-    (home / "policies" / "pool.toml").write_text('payload_bytes = "1M"\n')
-    up = pool.up()
-    script = pool.root / "big.py"
-    script.write_text("#" * (2 * MIB))
-    refused = pool.cli("run", str(script), home=up.home)
-    assert refused.returncode == 125
-    assert b"over the limit of 1048576 bytes" in refused.stderr
+    archive = pool.root / "huge.zip"
+    with zipfile.ZipFile(archive, "w") as written:
+        for path in sorted(project.iterdir()):
+            written.write(path, path.name)
+    for source in (project, archive):
+        done = pool.cli("run", "--memory", "512M", str(source), home=up.home)
+        assert (done.returncode, done.stdout.decode()) == (0, f"{digest}\n"), done.stderr.decode()
+    script = pool.root / "huge.py"
+    script.write_bytes(b"import sys; print(len(sys.stdin.read()))\n" + b"#\n" * (HUGE // 2))
+    done = pool.cli(
+        "run", "--memory", "2G", str(script), home=up.home, stdin=b"x" * HUGE
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.decode()) == (0, f"{HUGE}\n"), done.stderr.decode()

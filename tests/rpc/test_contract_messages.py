@@ -213,6 +213,8 @@ submissions = st.builds(
     client_key=texts,
     has_stdin=st.booleans(),
     outputs=words,
+    payload_bytes=u64,
+    stdin_bytes=u64,
 )
 specs = st.builds(
     TaskSpec,

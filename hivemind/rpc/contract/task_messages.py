@@ -242,6 +242,8 @@ def submission_to_wire(submission: Submission) -> v1.SubmitHeader:
         client_key=submission.client_key,
         has_stdin=submission.has_stdin,
         outputs=list(submission.outputs),
+        payload_bytes=submission.payload_bytes,
+        stdin_bytes=submission.stdin_bytes,
     )
 
 
@@ -288,6 +290,8 @@ def submission_from_wire(header: v1.SubmitHeader) -> Submission:
         client_key=header.client_key,
         has_stdin=header.has_stdin,
         outputs=tuple(header.outputs),
+        payload_bytes=header.payload_bytes,
+        stdin_bytes=header.stdin_bytes,
     )
 
 

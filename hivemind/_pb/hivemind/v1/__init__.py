@@ -1613,6 +1613,13 @@ class SubmitHeader(betterproto2.Message):
     folder's content. They keep their relative names; the output folder's go before them.
     """
 
+    payload_bytes: "int" = betterproto2.field(12, betterproto2.TYPE_UINT64)
+    """
+    How many bytes of each follow, where that is known: too many are refused before they are sent.
+    """
+
+    stdin_bytes: "int" = betterproto2.field(13, betterproto2.TYPE_UINT64)
+
 
 default_message_pool.register_message("hivemind.v1", "SubmitHeader", SubmitHeader)
 
