@@ -7,18 +7,10 @@ import attrs
 import structlog
 import trio
 
-from hivemind.core.admission import admit, check_form
-from hivemind.core.entry import payload_kind
-from hivemind.core.errors import CoreError
 from hivemind.core.explain import explain
 from hivemind.core.explanation import Explanation
 from hivemind.core.ids import (
-    check_client_id,
-    check_client_key,
-    check_node_name,
-    check_task_name,
     is_task_id,
-    make_task_id,
 )
 from hivemind.core.messages import (
     AttemptOutput,
@@ -33,12 +25,10 @@ from hivemind.core.messages import (
 )
 from hivemind.core.policy import PoolRules, Profile
 from hivemind.core.prices import Quote
-from hivemind.core.pushing import is_pushable
 from hivemind.core.records import (
     Account,
     Attempt,
     Blob,
-    PayloadKind,
     Role,
     Task,
     TaskSpec,
@@ -46,6 +36,7 @@ from hivemind.core.records import (
 )
 from hivemind.master import charging, commands
 from hivemind.master.bell import Bell, Bells
+from hivemind.master.drafting import check_payload, draft, marked
 from hivemind.master.output import Follower, OutputFolder
 from hivemind.master.reactor import Reactor
 from hivemind.master.results import ResultParts, result_pieces
@@ -138,7 +129,7 @@ class Tasks:
             most=self._rules().queue_per_account,
         )
         async with self._uploads.receive(chunks, with_stdin=submission.has_stdin) as uploaded:
-            _check_payload(submission.kind, uploaded.payload.head)
+            check_payload(submission.kind, uploaded.payload.head)
             return await self._take(task, spec, uploaded, most_ucpt)
 
     async def submit_upload(
@@ -206,7 +197,7 @@ class Tasks:
         self, task: Task, spec: TaskSpec, uploaded: Uploaded, most_ucpt: int | None
     ) -> Submitted:
         """Commit a task with its bytes. Raises CallRefused."""
-        task, spec = _marked(task, spec, uploaded)
+        task, spec = marked(task, spec, uploaded)
         new = NewTask(
             task=task,
             spec=encode_spec(spec),
@@ -235,55 +226,15 @@ class Tasks:
         return Submitted(task_id=task.id)
 
     def _draft(self, account: Account, submission: Submission) -> tuple[Task, TaskSpec]:
-        """The task and its spec, within the policy that it asks for."""
-        profile = self._profile(submission.ask.policy or "default")
-        try:
-            _check_names(submission)
-            admitted = admit(submission.ask, profile, account, self._rules())
-            spec = TaskSpec(
-                kind=submission.kind,
-                filename=submission.filename,
-                argv=submission.argv,
-                command=submission.command,
-                env={**admitted.env, **submission.env},
-                policy=admitted.policy,
-                requirements=admitted.requirements,
-                wall_s=admitted.wall_s,
-                cpu_s=admitted.cpu_s,
-                pids=admitted.pids,
-                output_bytes=admitted.output_bytes,
-                result_bytes=admitted.result_bytes,
-                has_stdin=submission.has_stdin,
-                outputs=submission.outputs,
-                confinement=admitted.confinement,
-                name=submission.name,
-            )
-            check_form(spec)
-        except CoreError as error:
-            raise invalid(str(error)) from error
-        now = self._clock()
-        task = Task(
-            id=make_task_id(int(now * 1000), self._random_bytes(10)),
-            account=account.name,
-            state=TaskState.SUBMITTED,
-            client_id=submission.client_id,
-            client_key=submission.client_key,
-            name=submission.name,
-            policy=admitted.policy,
-            priority=admitted.priority,
-            requirements=admitted.requirements,
-            wall_s=admitted.wall_s,
-            retries=admitted.retries,
-            submitted_at=now,
+        """The task and its spec, within the policy that it asks for. Raises CallRefused."""
+        return draft(
+            account,
+            submission,
+            profiles=self._profiles(),
+            rules=self._rules(),
+            now=self._clock(),
+            random_bytes=self._random_bytes,
         )
-        return task, spec
-
-    def _profile(self, name: str) -> Profile:
-        profile = self._profiles().get(name)
-        if profile is None:
-            known = ", ".join(sorted(self._profiles()))
-            raise invalid(f"policy {name!a} is not known here; choose one of {known}")
-        return profile
 
     async def _known(self, task: Task) -> Submitted | None:
         """The task that an earlier call with the same client key made.
@@ -481,44 +432,3 @@ def _no_such_task(task_id: str) -> NamedFault:
     return NamedFault(
         ErrorCode.TASK_NOT_FOUND, f"no task {task_id[:64]!a}; `hivemind ps --all` lists yours"
     )
-
-
-def _check_names(submission: Submission) -> None:
-    if submission.client_id:
-        check_client_id(submission.client_id)
-    if submission.client_key:
-        check_client_key(submission.client_key)
-    if submission.name:
-        check_task_name(submission.name)
-    # These stay in memory with the task for as long as it waits.
-    for wish in (submission.ask.location, submission.ask.gpu_name):
-        if wish:
-            check_node_name(wish)
-
-
-def _marked(task: Task, spec: TaskSpec, uploaded: Uploaded) -> tuple[Task, TaskSpec]:
-    """Both, with word of whether a node may have the task that is told its bytes alone."""
-    payload, stdin = uploaded.payload.blob, uploaded.stdin.blob
-    pushable = is_pushable(
-        spec,
-        payload_bytes=0 if payload is None else payload.size,
-        stdin_bytes=0 if stdin is None else stdin.size,
-    )
-    needs = attrs.evolve(task.requirements, pushable=pushable)
-    return attrs.evolve(task, requirements=needs), attrs.evolve(spec, requirements=needs)
-
-
-def _check_payload(kind: PayloadKind, head: bytes) -> None:
-    """Whether the bytes are what the submission says. Raises CallRefused."""
-    if kind is PayloadKind.COMMAND:
-        if head:
-            raise invalid("a command brings no payload; submit a script or an archive")
-        return
-    if not head:
-        raise invalid(f"the {kind} is empty; there is nothing to run")
-    try:
-        actual = payload_kind(head).kind
-    except CoreError as error:
-        raise invalid(str(error)) from error
-    if actual is not kind:
-        raise invalid(f"this was submitted as a {kind}, and its bytes are a {actual}")
