@@ -19,8 +19,8 @@ PROGRAM = Path(__file__).with_name("peers") / "foreign_worker.py"
 WITHIN_S = 60.0
 
 RULES = """
-push_probe_s = 0.3
-push_lease_s = 3
+push_probe_s = 0.2
+push_lease_s = 2.4
 push_accept_s = 1.5
 stop_grace_s = 1
 refusal_bar_s = 0.5

@@ -131,7 +131,7 @@ def test_the_token_that_the_master_shows_opens_nothing_at_the_master(
 def test_a_worker_that_is_done_before_it_answers_is_as_good(client: Peer, worker: Peer) -> None:
     # It has one thread, and that is busy: its gRPC alone answers whether it is there.
     worker.join("blocking", mode="blocking", threads=1)
-    script = "import time\nprint('begun', flush=True)\ntime.sleep(3.5)\nprint('done')\n"
+    script = "import time\nprint('begun', flush=True)\ntime.sleep(2.8)\nprint('done')\n"
     end = client.watch(client.submit(script, at="blocking"))
     # That took longer than the time for an answer, and than the lease.
     assert (end["state"], end["attempt"], end["output"]) == ("SUCCEEDED", 1, "begun\ndone\n")
