@@ -72,6 +72,10 @@ class PushedNode:
         self._client: NodeCalls | None = None
         self._changed = trio.Event()
         self._flights: dict[AttemptRef, _Flight] = {}
+        self._unanswered = 0
+        """How many pushes in a row were not answered."""
+        self._rests_until = 0.0
+        """After one: when it may be given something again."""
         self._large = trio.CapacityLimiter(MOST_LARGE)
         self._stops = PushStops(tools)
         self._silent: dict[AttemptRef, float] = {}
@@ -271,6 +275,8 @@ class PushedNode:
         state = self._tools.reactor.cluster.fleet.nodes.get(self.node_id)
         if self._is_known and state is not None and state.connected:
             return
+        if trio.current_time() < self._rests_until:
+            return
         self._is_known = await self._try(
             lambda turn: push_commands.present(turn, self.node_id, self._flights)
         )
@@ -327,6 +333,7 @@ class PushedNode:
         node_id = self.node_id
         match answer:
             case PushReply(success=True):
+                self._unanswered = 0
                 self.heard()
                 await self._insist(lambda turn: push_commands.begin(turn, node_id, ref))
                 task = self._tools.reactor.cluster.tasks.get(ref.task_id)
@@ -346,6 +353,17 @@ class PushedNode:
                 await self._insist(
                     lambda turn: push_commands.give_up_push(turn, node_id, ref, detail)
                 )
+                if not flight.has_reported:
+                    await self._rest()
+
+    async def _rest(self) -> None:
+        """Give the node nothing for a while, longer with each push that it did not answer: every
+        one has cost its task the time for an answer.
+        """
+        pause_s = self._tools.rules().refusal_bar_s * 2 ** min(self._unanswered, 10)
+        self._unanswered += 1
+        self._rests_until = trio.current_time() + min(_LONGEST_PAUSE_S, pause_s)
+        await self._set_away()
 
     async def _guarded(
         self, push: Callable[[], Awaitable[PushReply | _NoAnswer]]

@@ -19,8 +19,8 @@ PROGRAM = Path(__file__).with_name("peers") / "foreign_worker.py"
 WITHIN_S = 60.0
 
 RULES = """
-push_probe_s = 0.3
-push_lease_s = 3
+push_probe_s = 0.2
+push_lease_s = 2.4
 push_accept_s = 1.5
 stop_grace_s = 1
 refusal_bar_s = 0.5
@@ -119,9 +119,27 @@ class Peer:
         self.token = entered["token"]
         return self
 
-    def join(self, node_id: str, mode: str = "good", **fields: Any) -> int:
-        """Serve as a node of this id and register it; its location is its id. Returns its port."""
-        port = self.ask("serve", mode=mode, node_id=node_id, token=self.token)["port"]
+    def join(
+        self,
+        node_id: str,
+        mode: str = "good",
+        *,
+        threads: int = 8,
+        is_small: bool = False,
+        **fields: Any,
+    ) -> int:
+        """Serve as a node of this id and register it; its location is its id. Returns its port.
+
+        ``is_small``: as gRPC is by itself, with messages of 4 MB at most.
+        """
+        port = self.ask(
+            "serve",
+            mode=mode,
+            node_id=node_id,
+            token=self.token,
+            threads=threads,
+            is_small=is_small,
+        )["port"]
         said = self.register(node_id, int(port), **fields)
         assert said["success"], said
         return int(port)

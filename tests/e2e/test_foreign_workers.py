@@ -129,11 +129,24 @@ def test_the_token_that_the_master_shows_opens_nothing_at_the_master(
 
 
 def test_a_worker_that_is_done_before_it_answers_is_as_good(client: Peer, worker: Peer) -> None:
-    worker.join("blocking", mode="blocking")
-    script = "import time\nfor n in range(4):\n    print(n, flush=True)\n    time.sleep(0.7)\n"
+    # It has one thread, and that is busy: its gRPC alone answers whether it is there.
+    worker.join("blocking", mode="blocking", threads=1)
+    script = "import time\nprint('begun', flush=True)\ntime.sleep(2.8)\nprint('done')\n"
     end = client.watch(client.submit(script, at="blocking"))
-    # It took longer than the time for an answer, and reported meanwhile.
-    assert (end["state"], end["attempt"], end["output"]) == ("SUCCEEDED", 1, "0\n1\n2\n3\n")
+    # That took longer than the time for an answer, and than the lease.
+    assert (end["state"], end["attempt"], end["output"]) == ("SUCCEEDED", 1, "begun\ndone\n")
+
+
+def test_what_is_too_large_for_a_workers_grpc_runs_on_another(client: Peer, worker: Peer) -> None:
+    worker.join("small", is_small=True, location="sizes")
+    wait_until("it is online", lambda: client.status_of("small") == "online")
+    client.watch(client.submit(HELLO, at="sizes"))
+    task = client.submit(HELLO, at="sizes", filler=6 * 1024 * 1024)
+    wait_until("it is refused", lambda: "outcome" in client.get(task)["attempts"][0])
+    worker.join("wide", location="sizes")
+    assert client.watch(task)["state"] == "SUCCEEDED"
+    outcomes = {attempt["nodeId"]: attempt["outcome"] for attempt in client.get(task)["attempts"]}
+    assert outcomes == {"small": "refused", "wide": "succeeded"}
 
 
 def test_what_needs_more_than_its_bytes_is_not_given_to_a_foreign_worker(

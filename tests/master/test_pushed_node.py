@@ -280,7 +280,7 @@ async def test_a_push_that_is_not_answered_is_lost_and_its_attempt_stopped(
     await passes(29)
     assert world.task(ref).state is TaskState.ASSIGNED
     world.far.reply = PushReply(True, "")
-    await passes(5)
+    await passes(10)
     assert world.far.stopped == [push_id(ref)]
     assert (world.task(ref).attempt, world.task(ref).crashes) == (2, 0)
     assert [one.outcome for one in await world.attempts(ref)] == [Outcome.LOST, None]
@@ -333,8 +333,19 @@ async def test_whoever_will_not_take_a_task_is_not_asked_again_for_a_while(
     assert "\n" not in attempt.detail
     assert world.task(ref).state is TaskState.QUEUED
     world.far.reply = PushReply(True, "")
-    await passes(2)
+    await passes(8)
     assert world.task(ref).state is TaskState.RUNNING
+
+
+async def test_a_node_that_answers_no_push_is_tried_less_and_less_often(
+    autojump_clock: object, world: World
+) -> None:
+    world.far.reply = None
+    await world.submit("a")
+    await passes(1000)
+    # At first after 30 s and a short rest; in the end after 30 s and a minute's.
+    assert 9 <= len(world.far.took) <= 16
+    assert world.task(AttemptRef("a", 1)).crashes == 0
 
 
 async def test_a_refusal_after_reports_is_a_failure(autojump_clock: object, world: World) -> None:

@@ -81,6 +81,9 @@ class ExecuteTaskRequest(betterproto2.Message):
     """
 
     task_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    From the master: an id of its own for this try at the task, to report under and to be stopped by.
+    """
 
     task_data: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
 
@@ -91,6 +94,9 @@ default_message_pool.register_message("nodepool", "ExecuteTaskRequest", ExecuteT
 @dataclass(eq=False, repr=False)
 class ExecuteTaskResponse(betterproto2.Message):
     success: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
+    """
+    The task was taken; TaskCompleted says how it ended. False: somebody else should have it.
+    """
 
     message: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
@@ -291,6 +297,9 @@ default_message_pool.register_message("nodepool", "RegisterResponse", RegisterRe
 class RegisterWorkerNodeRequest(betterproto2.Message):
     """
     Nodes
+
+    Registering again changes what is said here and nothing else. trust_level and last_heartbeat are
+    the pool's to know, and not read.
     """
 
     node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
@@ -347,6 +356,10 @@ class ReportStatusRequest(betterproto2.Message):
     node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     status: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    online, busy or idle: a heartbeat; draining: nothing more until it is online again; offline: what
+    runs there is given up.
+    """
 
 
 default_message_pool.register_message("nodepool", "ReportStatusRequest", ReportStatusRequest)

@@ -95,10 +95,13 @@ class Worker(rpc.WorkerNodeServiceServicer):
         """Run a Python script, and report as it goes."""
         task_id = request.task_id
         process = subprocess.Popen(
-            [sys.executable, "-u", "-c", request.task_data.decode()],
+            [sys.executable, "-u", "-"],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        process.stdin.write(request.task_data.decode())
+        process.stdin.close()
         threading.Thread(target=self.end_when_stopped, args=(task_id, process)).start()
         for number, line in enumerate(process.stdout, start=1):
             self.master.StoreOutput(
@@ -141,14 +144,17 @@ class Peer:
         self.held = []
         self.workers = {}
 
-    def serve(self, mode, node_id, token, threads=8, port=0):
+    def serve(self, mode, node_id, token, threads=8, port=0, is_small=False):
         if mode == "hanging":
             # It takes connections, and never says a word.
             listener = socket.create_server(("127.0.0.1", port))
             self.held.append(listener)
             return {"port": listener.getsockname()[1]}
         worker = Worker(mode, node_id, token, self.channel)
-        server = grpc.server(ThreadPoolExecutor(threads), options=[*BIG, ("grpc.so_reuseport", 0)])
+        options = [("grpc.so_reuseport", 0)]
+        if not is_small:
+            options += BIG
+        server = grpc.server(ThreadPoolExecutor(threads), options=options)
         rpc.add_WorkerNodeServiceServicer_to_server(worker, server)
         bound = server.add_insecure_port(f"127.0.0.1:{port}")
         server.start()
