@@ -29,7 +29,8 @@ from hivemind.store.api import Store
 
 _IN_MEMORY_BYTES = 64 * 1024
 """A result, or a log, of no more is read once; a larger one a second time, to be sent."""
-_PAGE = 200
+_PAGE = 50
+"""Of a listing: encoding one takes some milliseconds, in which nothing else runs."""
 _STOP_S = 3.0
 """How long a stop waits for the end before it answers that it is under way."""
 
