@@ -38,7 +38,8 @@ from hivemind.store.blobs import BlobFolder
 
 _IN_MEMORY_BYTES = 64 * 1024
 """A result, or a log, of no more is read once; a larger one a second time, to be sent."""
-_PAGE = 200
+_PAGE = 50
+"""Of a listing: encoding one takes some milliseconds, in which nothing else runs."""
 _ARCHIVES_AT_ONCE = 2
 """Looking into one keeps a thread, and at worst a processor, busy for some seconds."""
 _STOP_S = 3.0

@@ -140,7 +140,6 @@ def test_the_example_may_be_run_again(up: Daemon, folder: Path) -> None:
     assert output == "Task output: ['Hello, HiveMind!']"
 
 
-@pytest.mark.xfail(strict=True, reason="accounts have no balance yet")
 def test_a_user_sees_the_balance(up: Daemon, folder: Path) -> None:
     example = f"{USER_SERVICE}{BALANCE}".replace("testuser", "newcomer")
     *_, balance = run_program(up, folder, example)

@@ -55,14 +55,24 @@ class Client:
         return json.loads(ran.stdout)
 
 
+def be_generous(folder: Pool, home: str) -> None:
+    """Have newcomers given enough for many tasks."""
+    policies = folder.root / home / "policies"
+    policies.mkdir(parents=True)
+    policies.parent.chmod(0o700)
+    (policies / "pool.toml").write_text("grant_cpt = 1_000_000\n")
+
+
 @pytest.fixture(scope="module")
 def up(folder: Pool, stubs: Path) -> Client:
+    be_generous(folder, "up")
     return Client.of(folder.up("--slots", "4"), stubs)
 
 
 @pytest.fixture(scope="module")
 def master(folder: Pool, stubs: Path) -> Client:
     """Of one without a node, so that what is uploaded waits."""
+    be_generous(folder, "master")
     return Client.of(folder.master(), stubs)
 
 
