@@ -290,7 +290,7 @@ async def test_one_that_reports_meanwhile_may_take_its_time_to_answer(
     autojump_clock: object, world: World
 ) -> None:
     world.far.reply = None
-    ref = await world.submit("a")
+    ref = await world.submit("a", wall_s=3600.0)
     await passes(10)
     await world.report(ref)
     await passes(1000)
