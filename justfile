@@ -75,3 +75,7 @@ bench *ARGS:
 # each way to start Python in the sandbox against the real interpreter, all of the table
 conformance *ARGS:
     pytest tests/conformance "$@"
+
+# real daemons against callers that send anything, for long; a small part of it is in `just test`
+fuzz *ARGS:
+    pytest tests/fuzz --hypothesis-profile fuzz "$@"
