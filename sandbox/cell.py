@@ -42,6 +42,9 @@ class CellRules:
         idle_s: a cell that its tenant has not used for so long is given up.
         parked: how many cells are kept ready for tenants that have none yet. They are of the usual
             kind: the deny list, a network of their own, and the host's Python.
+
+    Raises:
+        ValueError: a rule is out of range. It is the pool's owner who set it, and no task.
     """
 
     max_runs: int = attrs.field(default=1000, validator=attrs.validators.ge(1))
@@ -130,15 +133,19 @@ class Cell:
         self._nursery = nursery
         self._number = spawner.new_id()
         self._pidfd = -1
+        self._control: SpawnerLink | None = None
+        self._unpacks = False
         self._sockets: list[socket.socket] = []
 
-    @property
-    def overhead_pids(self) -> int:
+    def overhead_pids(self, *, warm: bool) -> int:
         """Processes that count against a run's limit where there is no cgroup.
 
-        The cell's init, its launcher and perhaps a warm interpreter, and the run's own init.
+        At rest there are the cell's init, its launcher and an init that waits for a command; with a
+        warm interpreter also that, an init that waits for a script, and the fork that waits with
+        it. A warm run's fork is the run's own.
         """
-        return 3 if self.warm is None else 4
+        at_rest = 3 if self.warm is None else 6
+        return at_rest - warm
 
     def forget_run(self) -> None:
         """Tell nobody of what happens to it from now on: its run is over."""
@@ -182,12 +189,12 @@ class Cell:
         Raises:
             SetupFailed: it did not come; the cell is of no more use.
         """
-        assert self.launcher is not None  # noqa: S101 - it was opened
+        assert self._control is not None  # noqa: S101 - it was opened
         try:
             link, theirs = self._new_link()
             with theirs:
                 argv = [self.kind.python.interpreter, _MAIN]
-                await _ask(self.launcher, "warm", {"argv": argv}, [theirs.fileno()])
+                await _ask(self._control, "warm", {"argv": argv}, [theirs.fileno()])
             await _ask(link, "configure", self._configuration(), [])
             if self.cgroup is not None:
                 self.cgroup.settle()
@@ -195,6 +202,21 @@ class Cell:
             self.kill()
             raise SetupFailed(f"a warm interpreter could not be made: {error}") from error
         self.warm = link
+
+    async def prepare_to_unpack(self) -> None:
+        """Have the inits of its commands import what unpacks archives, if they have not yet.
+
+        Raises:
+            SetupFailed: the cell is of no more use.
+        """
+        if self._unpacks or self._control is None:
+            return
+        try:
+            await _ask(self._control, "unpack", {}, [])
+            self._unpacks = True
+        finally:
+            if not self._unpacks:
+                self.kill()  # a run must not come upon an init that is being made anew
 
     async def close(self) -> None:
         """Kill it and free all that it held.
@@ -219,13 +241,15 @@ class Cell:
                 raise SetupFailed(f"a cell could not be cleaned up: {error}") from error
 
     async def _start(self) -> None:
-        link, theirs = self._new_link()
-        report, report_writer = os.pipe2(os.O_CLOEXEC)
         with contextlib.ExitStack() as held:
-            held.callback(os.close, report)
             with contextlib.ExitStack() as given:
-                given.callback(os.close, report_writer)
+                link, theirs = self._new_link()
                 given.callback(theirs.close)
+                self._control, control = self._new_link()
+                given.callback(control.close)
+                report, report_writer = os.pipe2(os.O_CLOEXEC)
+                held.callback(os.close, report)
+                given.callback(os.close, report_writer)
                 entrance = no_entrance() if self.cgroup is None else self.cgroup.entrance()
                 into, joins = given.enter_context(entrance)
                 fields = {
@@ -238,7 +262,7 @@ class Cell:
                     "binds": self.kind.binds,
                     "network": self.kind.network,
                 }
-                descriptors = [report_writer, theirs.fileno()]
+                descriptors = [report_writer, theirs.fileno(), control.fileno()]
                 descriptors += [*([] if into is None else [into]), *joins]
                 self._spawner.expect_end(self._number)
                 try:
@@ -266,13 +290,14 @@ class Cell:
             mode=self.kind.seccomp,
             families="unix" if self.kind.network == "none" else "inet",
         )
-        return {"filter": program}
+        in_leaves = self.cgroup is not None and self.cgroup.has_leaves
+        return {"filter": program, "in_leaves": in_leaves}
 
     def _new_link(self) -> tuple[SpawnerLink, socket.socket]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self._sockets.append(ours)
-        link = SpawnerLink(ours, [], peer=PEER_GONE, encode=to_launcher)
+        link = SpawnerLink(ours, [], peer=PEER_GONE, encode=to_launcher, knows_ends=True)
         self._nursery.start_soon(self._serve, link)
         return link, theirs
 

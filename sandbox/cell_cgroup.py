@@ -20,13 +20,19 @@ from sandbox.controllers import quota_us
 from sandbox.spec import Limits
 
 _INIT_PIDS = 1  # each run has an init of its own
-_MOST_OWN_BYTES = 32 << 20  # a launcher and a warm interpreter take about 10 MiB
+_MOST_OWN_BYTES = 32 << 20  # launchers and what waits take about 13 MiB
 # What a launcher and its warm interpreter need to start; a run's own limits replace it.
 _START = Limits(memory_bytes=256 << 20, scratch_bytes=4096, tmp_bytes=4096, shm_bytes=4096, pids=16)
 
 
 class CellCgroup(Protocol):
-    """What a cell needs of its cgroup, whatever the layout."""
+    """What a cell needs of its cgroup, whatever the layout.
+
+    Attributes:
+        has_leaves: whether each run has a cgroup of its own, which its first process is born in.
+    """
+
+    has_leaves: bool
 
     def create(self, uid: int) -> None:
         """Make it, with what the launcher needs; runs will stand under `uid`.
@@ -39,10 +45,14 @@ class CellCgroup(Protocol):
         """For the cell's first process; see `RunCgroup.entrance`."""
 
     def settle(self) -> None:
-        """Note what the launcher itself uses, now that it is ready."""
+        """Note what is there at rest: launchers, and the inits that they have made ahead."""
 
-    def begin(self, limits: Limits) -> int | None:
+    def begin(self, limits: Limits, *, at_rest: int) -> int | None:
         """Set the limits of the run that comes next, and begin its account.
+
+        Args:
+            limits: the run's.
+            at_rest: how many of the processes that are there at rest count as the run's own.
 
         Returns:
             The folder that it is to be born in, as a descriptor of the caller's; None to inherit.
@@ -61,7 +71,7 @@ class CellCgroup(Protocol):
         """The run's highest charge."""
 
     def is_clean(self) -> bool:
-        """Whether nothing but the launcher is left in it."""
+        """Whether nothing is in it but what is there at rest, some of which may yet be made."""
 
     def kill(self) -> None:
         """Kill everything of the cell, where the kernel can do that at once."""
@@ -101,10 +111,12 @@ class _Counters:
 class SharedCgroup:
     """A v1 or hybrid cgroup that the runs of a cell use one after the other."""
 
+    has_leaves = False
+
     def __init__(self, cgroup: RunCgroup) -> None:
         self._cgroup = cgroup
         self._files: dict[str, int] = {}
-        self._limits: Limits | None = None
+        self._limits: tuple[Limits, int] | None = None
         self._own_bytes = 0
         self._own_pids = 0
         self._oom_kills = 0
@@ -138,11 +150,11 @@ class SharedCgroup:
         self._own_pids = int(self._pread("pids"))
         self._limits = None
 
-    def begin(self, limits: Limits) -> int | None:
+    def begin(self, limits: Limits, *, at_rest: int) -> int | None:
         """See `CellCgroup.begin`."""
-        if limits != self._limits:
-            self._set(limits)
-            self._limits = limits
+        if (limits, at_rest) != self._limits:
+            self._set(limits, at_rest)
+            self._limits = (limits, at_rest)
         # Down to what is charged now, pages of files that earlier runs read included.
         os.pwrite(self._files["peak"], b"0", 0)
         used = int(self._pread("usage"))
@@ -194,7 +206,7 @@ class SharedCgroup:
         await self._cgroup.wait_empty()
         await self._cgroup.remove()
 
-    def _set(self, limits: Limits) -> None:
+    def _set(self, limits: Limits, at_rest: int) -> None:
         wanted = limits.cgroup_memory_bytes + self._own_bytes
         memory = str(wanted).encode()
         both = self._files.get("memory_and_swap")
@@ -205,9 +217,7 @@ class SharedCgroup:
         os.pwrite(self._files["memory"], memory, 0)
         if both is not None:
             os.pwrite(both, memory, 0)
-        os.pwrite(
-            self._files["pids_max"], str(limits.pids + self._own_pids + _INIT_PIDS).encode(), 0
-        )
+        os.pwrite(self._files["pids_max"], str(limits.pids + self._own_pids - at_rest).encode(), 0)
         os.pwrite(self._files["quota"], str(quota_us(limits)).encode(), 0)
 
     def _cpu_s(self) -> float:
@@ -226,6 +236,8 @@ class SharedCgroup:
 
 class LeafCgroup:
     """A v2 cgroup with a leaf for the launcher, and a fresh one for each run."""
+
+    has_leaves = True
 
     def __init__(self, pool: PoolCgroup, *, as_root: bool) -> None:
         self._pool = pool
@@ -255,8 +267,8 @@ class LeafCgroup:
     def settle(self) -> None:
         """Nothing: the launcher's own use is not in a run's leaf."""
 
-    def begin(self, limits: Limits) -> int | None:
-        """See `CellCgroup.begin`."""
+    def begin(self, limits: Limits, *, at_rest: int) -> int | None:
+        """See `CellCgroup.begin`. Nothing that is there at rest is in a run's leaf."""
         self._count += 1
         path = self._folder / f"run{self._count}"
         run = self._pool.leaf(path)

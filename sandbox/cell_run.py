@@ -56,9 +56,11 @@ class CellRun(Run):
         self._launcher = launcher
         self._deadlines = deadlines
         self._watchdog = watchdog
-        self._number = launcher.new_id()
+        self._is_warm = launcher is cell.warm
+        self._number = 0
         self._task_folder = -1
         self._wall: Deadline | None = None
+        self._patience: Deadline | None = None
         self._told: dict[str, Any] = {}
         self._asked = False
         self._watching = contextlib.ExitStack()
@@ -67,10 +69,13 @@ class CellRun(Run):
     @property
     def started(self) -> Start:
         """How it was started."""
-        return Start.WARM if self._launcher is self._cell.warm else Start.CELL
+        return Start.WARM if self._is_warm else Start.CELL
 
     def _left_behind(self) -> list[int]:
         return [self._task_folder]
+
+    def _said_nothing(self) -> str:
+        return "its launcher ended the run without a word"
 
     async def start(self) -> None:
         """See `Run.start`.
@@ -80,31 +85,40 @@ class CellRun(Run):
         """
         check_paths(self._spec)
         given: list[int] = []
+        leaf: list[int] = []
         try:
-            await self._start(given)
+            if self._spec.archive is not None:
+                await self._prepare_to_unpack()
+            await self._start(given, leaf)
         finally:
-            for descriptor in given:
+            for descriptor in (*given, *leaf):
                 os.close(descriptor)
 
-    async def _start(self, given: list[int]) -> None:
-        """Start it with descriptors that are to be closed afterwards, all of them in `given`."""
+    async def _prepare_to_unpack(self) -> None:
+        try:
+            await self._cell.prepare_to_unpack()
+        except SetupFailed as error:
+            raise CellFailed(str(error)) from error
+
+    async def _start(self, given: list[int], leaf: list[int]) -> None:
+        """Start it with descriptors that are to be closed afterwards.
+
+        Args:
+            given: becomes those that the run gets.
+            leaf: becomes that of the cgroup that it is to be born in, if it has one of its own.
+        """
         if self._cell.is_odd:
             raise CellFailed("its cell ended before the run began")
-        body = self._describe(given)
-        into = self._begin_account()
-        fields = {
-            "into_cgroup": into is not None,
-            "has_archive": self._spec.archive is not None,
-            "body_in_file": body is None,
-        }
-        if into is not None:
-            given.insert(0, into)
+        fields = self._describe(given)
         given.append(self._open_stdin())
         given += self._output.open()
         for path in _sources(self._spec):
             given.append(open_source(path))
+        leaf += self._begin_account()
         self._cell.on_gone = self._on_cell_gone
         self._cell.on_out_of_memory = self._on_out_of_memory
+        # Counted as the launcher counts: it is taken by the init that was made for this number.
+        self._number = self._launcher.new_id()
         self._launcher.call_at_end(self._number, self._on_ended)
         self._started_at_s = trio.current_time()
         self._wall = self._deadlines.call_at(
@@ -116,7 +130,9 @@ class CellRun(Run):
         patience = self._deadlines.call_at(self._started_at_s + patience_s, self._cell.kill)
         refusal: SetupFailed | BadSpec
         try:
-            answer = await self._launcher.request(self._number, "start", fields, given, body=body)
+            if leaf:
+                await self._launcher.tell({"op": "leaf"}, leaf)
+            answer = await self._launcher.request(self._number, "start", fields, given)
         except (SetupFailed, BadSpec) as error:
             refusal = error
         else:
@@ -201,37 +217,41 @@ class CellRun(Run):
     async def _end_by_force(self) -> None:
         with trio.fail_after(_CLEANUP_S):
             self._end(Reason.STOPPED)
-            with trio.move_on_after(_LAUNCHER_S):
-                await self._over.wait()
-            if not self._over.is_set():
-                self._cell.kill()
-                await self._over.wait()
+            await self._over.wait()
 
     # Start.
 
-    def _describe(self, given: list[int]) -> dict[str, Any] | None:
-        """The run as its init reads it; None where that is in a file, which is then in `given`."""
+    def _describe(self, given: list[int]) -> dict[str, Any]:
+        """The run as its init reads it, or that this is in a file, which is then in `given`."""
         body = describe_in_cell(
             self._spec,
             with_cgroup=self._cell.cgroup is not None,
             python=self._cell.kind.python,
-            overhead_pids=self._cell.overhead_pids,
+            overhead_pids=self._cell.overhead_pids(warm=self._is_warm),
         )
+        body["body_in_file"] = False
         if _is_short(self._spec):
             return body
         file = os.memfd_create("run", os.MFD_CLOEXEC)
         given.append(file)
         write_file(file, to_launcher(body))
-        return None
+        return {"body_in_file": True}
 
-    def _begin_account(self) -> int | None:
-        if self._cell.cgroup is None:
-            return None
+    def _begin_account(self) -> list[int]:
+        """Begin it; the cgroup that the run is to be born in, if any, is the caller's to close."""
+        cgroup = self._cell.cgroup
+        if cgroup is None:
+            return []
         try:
-            return self._cell.cgroup.begin(self._spec.limits)
+            if cgroup.is_clean():
+                # Of what waits at rest, its init is ours; the fork of a warm run becomes its task.
+                leaf = cgroup.begin(self._spec.limits, at_rest=int(self._is_warm))
+                return [] if leaf is None else [leaf]
+            told = "something is left in its cell"
         except OSError as error:
-            self._cell.kill()
-            raise CellFailed(f"cannot limit a run: {error.strerror}: {error.filename}") from error
+            told = f"{error.strerror}: {error.filename}"
+        self._cell.kill()
+        raise CellFailed(f"cannot limit a run: {told}")
 
     # What happens to it.
 
@@ -274,14 +294,19 @@ class CellRun(Run):
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            if self._patience is None:
+                # Its launcher is to tell its end; one that does not goes with its cell.
+                at_s = trio.current_time() + _LAUNCHER_S
+                self._patience = self._deadlines.call_at(at_s, self._cell.kill)
         elif self._asked:
             # It is still being made, by the cell's own launcher.
             self._cell.kill()
 
     def _finish(self) -> None:
         """Nothing of it is left: settle its account and judge how it ended."""
-        if self._wall is not None:
-            self._wall.cancel()
+        for deadline in (self._wall, self._patience):
+            if deadline is not None:
+                deadline.cancel()
         self._cell.forget_run()
         try:
             self._settle(trio.current_time() - self._started_at_s)
@@ -304,8 +329,6 @@ class CellRun(Run):
             )
             self._conclude(usage, out_of_memory=False)
             return
-        if not cgroup.is_clean():
-            self._cell.kill()
         usage = Usage(
             wall_s=wall_s, cpu_s=cgroup.cpu_s(), memory_peak_bytes=cgroup.memory_peak_bytes()
         )

@@ -85,6 +85,14 @@ class Cells:
                 return None
         return cell
 
+    def note_failed_start(self, cell: Cell) -> None:
+        """A run could not begin in it. If it was its first, others of its kind would do no better.
+
+        So it is where cells can be opened here, but what a run needs beyond that is refused.
+        """
+        if cell.runs == 1:
+            self._refuse(cell.kind)
+
     def give_back_nowait(self, cell: Cell) -> bool:
         """Keep the cell for its tenant, where it may be kept; say whether it is."""
         age_s = trio.current_time() - cell.made_at_s
@@ -139,10 +147,14 @@ class Cells:
 
     def _take_idle(self, kind: CellKind, tenant: str | None) -> Cell | None:
         for cell in reversed(self._idle):
-            if cell.kind == kind and cell.tenant == tenant and not cell.is_odd:
+            if cell.tenant == tenant and cell.kind == kind and not cell.is_odd:
                 self._idle.remove(cell)
                 return cell
         return None
+
+    def _refuse(self, kind: CellKind) -> None:
+        """Not tried again at once: the same will be missing. Runs go without meanwhile."""
+        self._refused[kind] = trio.current_time() + _REFUSED_FOR_S
 
     def _is_refused(self, kind: CellKind) -> bool:
         until_s = self._refused.get(kind, 0.0)
@@ -169,8 +181,7 @@ class Cells:
         try:
             await cell.open(warm=warm)
         except SetupFailed:
-            # Not tried again at once: the same will be missing. Runs go without meanwhile.
-            self._refused[kind] = trio.current_time() + _REFUSED_FOR_S
+            self._refuse(kind)
             self._give_up(cell)
             return None
         except BaseException:

@@ -60,6 +60,9 @@ class ColdRun(Run):
     def _judge_unstarted(self, text: str, usage: Usage) -> Result | None:
         return judge_unstarted(text, usage)
 
+    def _said_nothing(self) -> str:
+        return "bubblewrap ended without a word"
+
     async def start(self) -> None:
         """Stage the inputs and start.
 

@@ -25,6 +25,7 @@ from sandbox.refusal import explain_refusal
 from sandbox.spawner.datagrams import receive
 
 _MESSAGE_BYTES = 1 << 16
+_read_json = json.JSONDecoder().raw_decode
 _MAX_DESCRIPTORS = 2
 _FAULTS_OF_THE_TASK: dict[str | None, type[SandboxError]] = {
     "archive": BadArchive,
@@ -71,7 +72,18 @@ class SpawnerLink:
         *,
         peer: str = "the spawner process of this pool is gone: open a new pool",
         encode: Callable[[dict[str, Any]], bytes] = _to_json,
+        knows_ends: bool = False,
     ) -> None:
+        """Make it of an open socket.
+
+        Args:
+            link: our end.
+            pidfds: what `kill` kills.
+            peer: what to say where the other end is gone.
+            encode: how it reads messages.
+            knows_ends: whether each end that is told must be one that is waited for.
+        """
+        self._knows_ends = knows_ends
         self._encode = encode
         self._link = link
         self._pidfds = pidfds
@@ -117,17 +129,16 @@ class SpawnerLink:
         self._last_id += 1
         return self._last_id
 
-    async def request(
-        self,
-        number: int,
-        op: str,
-        fields: dict[str, Any],
-        fds: list[int],
-        *,
-        body: dict[str, Any] | None = None,
-    ) -> Answer:
-        """Send one request, with a `body` in a message of its own if there is one, and wait for
-        its answer.
+    async def tell(self, message: dict[str, Any], fds: list[int]) -> None:
+        """Send what nobody answers.
+
+        Raises:
+            SetupFailed: the other end is gone.
+        """
+        await self._send(self._encode(message), fds)
+
+    async def request(self, number: int, op: str, fields: dict[str, Any], fds: list[int]) -> Answer:
+        """Send one request and wait for its answer.
 
         Raises:
             BadSpec: it was refused for an input (BadArchive where that is the archive).
@@ -136,8 +147,6 @@ class SpawnerLink:
         awaited = self._expect(number, op)
         try:
             await self._send(self._encode({"id": number, "op": op, **fields}), fds)
-            if body is not None:
-                await self._send(self._encode(body), [])
             await awaited.arrived.wait()
         except BaseException:
             if awaited.answer is not None:
@@ -248,7 +257,11 @@ class SpawnerLink:
         return None
 
     async def run(self) -> None:
-        """Hand out answers until the spawner closes its end; then everyone who waits is told."""
+        """Hand out answers until the other end is closed; then everyone who waits is told.
+
+        Raises:
+            ValueError: it talks nonsense.
+        """
         try:
             while (answer := await self.receive()) is not None:
                 self._hand_out(answer)
@@ -278,12 +291,15 @@ class SpawnerLink:
             starting.arrived.set()
         if number in self._at_end:
             self._at_end.pop(number)(answer.fields)
+        elif self._knows_ends:
+            raise ValueError("the other end tells of an end that nothing had")
 
 
 def _read_answer(data: bytes, descriptors: list[int]) -> Answer:
     try:
-        fields = json.loads(data)
-        if isinstance(fields["id"], int) and isinstance(fields["answer"], str):
+        text = data.decode()
+        fields, end = _read_json(text)  # spares what json.loads does for text of any kind
+        if end == len(text) and isinstance(fields["id"], int) and isinstance(fields["answer"], str):
             return Answer(fields, tuple(descriptors))
     except (ValueError, TypeError, KeyError, RecursionError):
         pass

@@ -56,6 +56,9 @@ class PoolConfig:
             own that no account uses.
         cells: how long a cell serves its tenant, and how many are kept ready. Only runs with a
             tenant use cells.
+
+    Raises:
+        ValueError: the number of slots is out of range.
     """
 
     limits: Literal["cgroup", "best-effort"] = "cgroup"
@@ -202,6 +205,7 @@ class Pool:
         try:
             await run.start()
         except CellFailed:
+            self._cells.note_failed_start(cell)
             # Where something of it is left, its place is lost; the run still has a slot.
             with (
                 contextlib.suppress(SetupFailed),

@@ -37,7 +37,7 @@ class Run(abc.ABC):
         self._exit_code: int | None = None
         self._refusal: SandboxError | None = None
         self._result: Result | None = None
-        self._feeding = trio.CancelScope(shield=True)
+        self._feeding: trio.CancelScope | None = None  # most read /dev/null
         self._to_feed: list[int] = []
         self._over = trio.Event()
         self._is_left = False
@@ -131,6 +131,10 @@ class Run(abc.ABC):
         return None
 
     @abc.abstractmethod
+    def _said_nothing(self) -> str:
+        """What to say of a sandbox that was not made, where nobody says why."""
+
+    @abc.abstractmethod
     def _kill(self) -> None:
         """Kill everything of the run that there is by now."""
 
@@ -164,10 +168,11 @@ class Run(abc.ABC):
             return
         *opened, writer = self._to_feed
         self._to_feed = []
+        self._feeding = trio.CancelScope(shield=True)
         if isinstance(self._spec.stdin, int):
             self._nursery.start_soon(_pass_on, self._spec.stdin, writer, self._feeding)
         else:
-            self._nursery.start_soon(self._feed, opened[0], writer)
+            self._nursery.start_soon(self._feed, opened[0], writer, self._feeding)
 
     def _leave(self) -> None:
         """Its slot, and what lies there, is another's from now on."""
@@ -176,15 +181,16 @@ class Run(abc.ABC):
         self._stop_feeding()
 
     def _stop_feeding(self) -> None:
-        self._feeding.cancel()
+        if self._feeding is not None:
+            self._feeding.cancel()
         for descriptor in self._to_feed:
             os.close(descriptor)
         self._to_feed = []
 
-    async def _feed(self, source: int, writer: int) -> None:
+    async def _feed(self, source: int, writer: int, scope: trio.CancelScope) -> None:
         """Feed a task's stdin; it ends with the file, or when nobody reads it any more."""
         try:
-            with self._feeding:
+            with scope:
                 await trio.lowlevel.checkpoint()
                 while data := self._read_source(source):
                     await write_all(writer, data)
@@ -226,7 +232,7 @@ class Run(abc.ABC):
         if self._result is not None:
             self._refusal = None
         else:
-            text = self._output.first_error_text() or "bubblewrap ended without a word"
+            text = self._output.first_error_text() or self._said_nothing()
             self._result = self._judge_unstarted(text, usage)
             if self._result is None:
                 self._refusal = SetupFailed(f"the sandbox could not be made: {text}")

@@ -15,6 +15,7 @@ from sandbox.python import Python
 
 _MIB = 1 << 20
 _MIN_MEMORY_BYTES = 16 * _MIB  # unpacking and starting take about 12 MiB themselves
+_MAX_MODE = 0o777
 _MAX_FILES = 10_000
 _MAX_VARIABLES = 1_000
 _MAX_BINDS = 64
@@ -44,6 +45,11 @@ def _at_least(least: int) -> Any:  # noqa: ANN401 (the type of an attrs validato
             raise BadSpec(f"{attribute.name} must be at least {least}, not {value}")
 
     return check
+
+
+def _permission_bits(instance: object, attribute: attrs.Attribute[Any], value: int) -> None:
+    if not 0 <= value <= _MAX_MODE:
+        raise BadSpec(f"{attribute.name} must be permission bits up to 0o777, not {value:#o}")
 
 
 @attrs.frozen(kw_only=True)
@@ -131,7 +137,7 @@ class StagedFile:
 
     source: Path
     name: str
-    mode: int = attrs.field(default=0o644, validator=attrs.validators.in_(range(0o1000)))
+    mode: int = attrs.field(default=0o644, validator=_permission_bits)
 
     def __attrs_post_init__(self) -> None:
         _check_relative("a staged file's name", self.name)

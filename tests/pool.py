@@ -143,6 +143,12 @@ class Pool:
         address = master if isinstance(master, str) else master.address
         return self._start("worker", "--master", address, "--limits", LIMITS, *arguments, home=home)
 
+    def lone_worker(
+        self, *arguments: str, home: str = "lone", listen: str = "127.0.0.1:0"
+    ) -> Daemon:
+        """A worker without a master, to be called directly."""
+        return self._start("worker", "--listen", listen, "--limits", LIMITS, *arguments, home=home)
+
     def _start(self, *arguments: str, home: str) -> Daemon:
         daemon = Daemon.start(*arguments, home=self.root / home)
         self.daemons.append(daemon)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hivemind.client import Client
 
 _MOST_PASSWORD_BYTES = 4096
+_MOST_TOKEN_CHARS = 8192
 _password_option = click.option(
     "--password-stdin", "from_stdin", is_flag=True, help="Read the password from standard input."
 )
@@ -26,13 +27,20 @@ class _AccountCommands(LazyGroup):
         "login": "hivemind.cli.accounts:login",
         "logout": "hivemind.cli.accounts:logout",
         "whoami": "hivemind.cli.accounts:whoami",
+        "balance": "hivemind.cli.credits:balance",
+        "transfer": "hivemind.cli.credits:transfer",
+        "history": "hivemind.cli.credits:history",
         "invite": "hivemind.cli.accounts:invite",
+        "token": "hivemind.cli.accounts:token",
+        "revoke": "hivemind.cli.accounts:revoke",
+        "role": "hivemind.cli.accounts:role",
+        "rotate-keys": "hivemind.cli.accounts:rotate_keys",
     }
 
 
 @click.group(cls=_AccountCommands)
 def account() -> None:
-    """Make an account, log in and out, let others in."""
+    """Make an account, log in and out, see and give CPT, let others in."""
 
 
 @click.command(cls=Command)
@@ -120,6 +128,83 @@ def invite(ttl_s: float | None, as_json: bool) -> None:
 
     secret = with_client(lambda client: client.create_invite(ttl_s or 0.0))
     output_for(as_json).secret("invite", secret)
+
+
+@click.command(cls=Command)
+@click.option("--node", "node_id", required=True, metavar="NODE", help="A node of yours.")
+@click.option("--ttl", "ttl_s", type=DURATION, help="How long it is good for, such as 1h.")
+@click.option(
+    "--for", "account_name", default="", metavar="ACCOUNT", help="Whom it lets in.  [default: you]"
+)
+@json_option
+def token(node_id: str, ttl_s: float | None, account_name: str, as_json: bool) -> None:
+    """Print a token with which one of your nodes can be called directly, without the master.
+
+    Nothing else takes it, so the node never sees what could spend an account.
+    """
+    from hivemind.cli.output import output_for
+    from hivemind.cli.session import with_client
+
+    secret = with_client(
+        lambda client: client.create_node_token(node_id, ttl_s or 0.0, account_name)
+    )
+    output_for(as_json).secret("node_token", secret)
+
+
+@click.command(cls=Command)
+@click.argument("text", metavar="TOKEN")
+def revoke(text: str) -> None:
+    """Make a token worthless: one of yours, or one that lets somebody into a node of yours.
+
+    `-` reads it from standard input. Nodes know it when they next hear from the master.
+    """
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+
+    taken = sys.stdin.read(_MOST_TOKEN_CHARS).strip() if text == "-" else text
+    with_client(lambda client: client.revoke_token(taken))
+    say("the token is revoked; a node that is away knows it when it is back")
+
+
+@click.command(cls=Command)
+@click.argument("name", metavar="NAME")
+@click.argument("role", metavar="user|provider|admin")
+def role(name: str, role: str) -> None:
+    """Let an account do more, or less; for admins."""
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+    from hivemind.core.records import Role
+
+    if role not in set(Role):
+        raise click.UsageError(f"{role!a} is not a role: there are {', '.join(Role)}")
+    with_client(lambda client: client.set_role(name, Role(role)))
+    say(f"account {name} is {role} now")
+
+
+@click.command(name="rotate-keys", cls=Command)
+@click.option(
+    "--grace",
+    "grace_s",
+    type=DURATION,
+    help="How long tokens of the old key are still believed; 0 for not at all.",
+)
+def rotate_keys(grace_s: float | None) -> None:
+    """Have tokens signed with a new key from now on; for admins.
+
+    Whoever holds a token of the old key must log in again within the grace, if the token has not
+    expired before.
+    """
+    import time
+
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+
+    until = with_client(lambda client: client.rotate_keys(grace_s))
+    if until <= time.time():
+        say("tokens are signed with a new key; nobody believes the old ones, log in again")
+    else:
+        shown = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(until))
+        say(f"tokens are signed with a new key; the old ones are believed until {shown}")
 
 
 def _password(name: str, *, from_stdin: bool, is_new: bool) -> str:

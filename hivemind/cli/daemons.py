@@ -112,6 +112,11 @@ def master(config_file: Path | None, home: Path | None, listen: str | None, **tl
     metavar="TOKEN",
     help="A token of `hivemind node token`, needed the first time.",
 )
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Where it can be called directly; port 0 takes a free one.  [default: 127.0.0.1:0]",
+)
 @_slots_option
 @_limits_option
 @peer_tls_options
@@ -120,24 +125,30 @@ def worker(
     home: Path | None,
     master_address: str | None,
     join_token: str | None,
+    listen: str | None,
     slots: int | None,
     limits: str | None,
     **tls: object,
 ) -> int:
     """Start a worker, which runs a pool's tasks on this machine.
 
-    Prints `ready HOST:PORT`, where it tells its health, when the master has let it in.
+    Prints `ready HOST:PORT`, where it can be called directly, when the master has let it in. With
+    --listen and no master it is used directly alone.
     """
     import os
 
     from hivemind.settings.daemon import MASTER_VARIABLE, load_worker_config
 
-    if not (master_address or config_file or os.environ.get(MASTER_VARIABLE)):
-        raise click.UsageError(f"no master is named: give --master, or set {MASTER_VARIABLE}")
+    if not (master_address or listen or config_file or os.environ.get(MASTER_VARIABLE)):
+        raise click.UsageError(
+            f"no master is named: give --master, or set {MASTER_VARIABLE}; or give --listen, for "
+            "a worker without one"
+        )
     flags = {
         "home": home,
         "master": master_address,
         "join_token": join_token,
+        "listen": listen,
         "slots": slots,
         "limits": limits,
         **tls,

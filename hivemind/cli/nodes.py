@@ -27,12 +27,17 @@ def nodes(as_json: bool) -> None:
 
 
 class _NodeCommands(LazyGroup):
-    commands_at: ClassVar = {"token": "hivemind.cli.nodes:token"}
+    commands_at: ClassVar = {
+        "token": "hivemind.cli.nodes:token",
+        "drain": "hivemind.cli.nodes:drain",
+        "resume": "hivemind.cli.nodes:resume",
+        "forget": "hivemind.cli.nodes:forget",
+    }
 
 
 @click.group(cls=_NodeCommands)
 def node() -> None:
-    """Let machines into the pool."""
+    """Let machines into the pool, and out of it."""
 
 
 @click.command(cls=Command)
@@ -48,3 +53,42 @@ def token(ttl_s: float | None, as_json: bool) -> None:
 
     secret = with_client(lambda client: client.create_join_token(ttl_s or 0.0))
     output_for(as_json).secret("join_token", secret)
+
+
+@click.command(cls=Command)
+@click.argument("node", metavar="NODE")
+def drain(node: str) -> None:
+    """Give a node nothing more, until it is resumed; what it runs goes on.
+
+    NODE is an id, or a name that only one of your nodes has.
+    """
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+
+    view = with_client(lambda client: client.drain_node(node))
+    say(f"node {view.name} is given nothing more; it runs {view.running} tasks to their end")
+
+
+@click.command(cls=Command)
+@click.argument("node", metavar="NODE")
+def resume(node: str) -> None:
+    """Give a drained node work again."""
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+
+    view = with_client(lambda client: client.resume_node(node))
+    say(f"node {view.name} is given work again")
+
+
+@click.command(cls=Command)
+@click.argument("node", metavar="NODE")
+def forget(node: str) -> None:
+    """Strike a node off the pool's list; what it runs is run elsewhere.
+
+    Its worker is not let in any more, until it enrols anew: its log says how.
+    """
+    from hivemind.cli.output import say
+    from hivemind.cli.session import with_client
+
+    node_id = with_client(lambda client: client.forget_node(node))
+    say(f"node {node_id} is forgotten")

@@ -19,29 +19,34 @@ _IS_COMMAND = "hivemind.cli.is_command"
 
 
 class _Quantity(click.ParamType[int | float]):
-    """A value that one of ``core.sizes`` reads."""
+    """A value that a function of ``core`` reads, named as ``module.function``."""
 
     def __init__(self, name: str, parse_with: str) -> None:
         self.name = name
-        self._parse_with = parse_with
+        self._module, self._function = parse_with.split(".")
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | float:
-        from hivemind.core import sizes
+        import importlib
+
+        from hivemind.core.errors import CoreError
 
         if isinstance(value, int | float):
             return value
+        module = importlib.import_module(f"hivemind.core.{self._module}")
         try:
-            parsed: int | float = getattr(sizes, self._parse_with)(str(value))
-        except sizes.BadQuantity as error:
+            parsed: int | float = getattr(module, self._function)(str(value))
+        except CoreError as error:
             self.fail(str(error), param, ctx)
         return parsed
 
 
-SIZE = _Quantity("SIZE", "parse_size")
-DURATION = _Quantity("DURATION", "parse_duration")
-CPUS = _Quantity("N", "parse_cpus")
+SIZE = _Quantity("SIZE", "sizes.parse_size")
+DURATION = _Quantity("DURATION", "sizes.parse_duration")
+CPUS = _Quantity("N", "sizes.parse_cpus")
+CPT = _Quantity("CPT", "cpt.parse_cpt")
+TRUST = _Quantity("LEVEL", "trust.parse_trust")
 
 
 class _Variable(click.ParamType[tuple[str, str]]):
@@ -98,6 +103,9 @@ class Wish(NamedTuple):
     policy: str | None
     retries: int | None
     priority: int | None
+    least_trust: int | None
+    max_ucpt: int | None
+    quote: bool
     env: dict[str, str]
     name: str
 
@@ -114,6 +122,8 @@ class Wish(NamedTuple):
             wall_s=self.wall_s,
             retries=self.retries,
             priority=self.priority,
+            least_trust=self.least_trust,
+            max_ucpt=self.max_ucpt,
         )
         if self.is_command:
             return program_from_command(self.operands, ask=ask, env=self.env, name=self.name)
@@ -175,6 +185,21 @@ _DECORATORS = (
         type=int,
         metavar="N",
         help="Higher goes first among your own tasks; may be negative.",
+    ),
+    click.option(
+        "--trust",
+        "least_trust",
+        type=TRUST,
+        help="How far its node must be trusted: high, normal, low, or a number to 100.",
+    ),
+    click.option(
+        "--max-cpt",
+        "max_ucpt",
+        type=CPT,
+        help="Refuse it rather than hold more CPT than this, such as 20 or 0.5.",
+    ),
+    click.option(
+        "--quote", is_flag=True, help="Only say what it would cost at most; nothing is run."
     ),
     click.option("--name", metavar="TEXT", help="What listings call it."),
     click.argument("operands", nargs=-1, type=click.UNPROCESSED),

@@ -17,8 +17,15 @@ from hivemind.core.wording import one_line
 
 if TYPE_CHECKING:
     from hivemind.core.explanation import Explanation
-    from hivemind.core.messages import Identity, NodeView, Secret, TaskDetail
-    from hivemind.core.records import Task
+    from hivemind.core.messages import (
+        Balance,
+        HistoryEntry,
+        Identity,
+        NodeView,
+        Secret,
+        TaskDetail,
+    )
+    from hivemind.core.records import Requirements, Task
     from hivemind.settings.origins import Setting
     from sandbox import Finding
 
@@ -42,6 +49,12 @@ class Output(Protocol):
 
     def identity(self, identity: "Identity", address: str) -> None:
         """Who one is."""
+
+    def balance(self, balance: "Balance") -> None:
+        """What an account has."""
+
+    def history(self, entries: Sequence["HistoryEntry"]) -> None:
+        """What an account gave and got."""
 
     def secret(self, key: str, secret: "Secret") -> None:
         """A secret that is shown once; ``key`` names it."""
@@ -78,6 +91,12 @@ class _JsonOutput:
 
     def identity(self, identity: "Identity", address: str) -> None:
         self._print(shapes.identity_shape(identity, address))
+
+    def balance(self, balance: "Balance") -> None:
+        self._print(shapes.balance_shape(balance))
+
+    def history(self, entries: Sequence["HistoryEntry"]) -> None:
+        self._print({"movements": [shapes.movement_shape(entry) for entry in entries]})
 
     def secret(self, key: str, secret: "Secret") -> None:
         self._print(shapes.secret_shape(key, secret))
@@ -130,6 +149,7 @@ class _HumanOutput:
                     f"{show_size(needs.scratch_bytes)} scratch"
                     + (f", {needs.gpus} GPU {needs.gpu_name}".rstrip() if needs.gpus else ""),
                 ),
+                ("only on", _where(needs)),
                 ("time limit", format_duration(task.wall_s)),
                 ("submitted", _instant(task.submitted_at)),
                 ("started", _instant(task.started_at)),
@@ -149,7 +169,9 @@ class _HumanOutput:
                         f"{attempt.usage.wall_s:.2f}s",
                         f"{attempt.usage.cpu_s:.2f}s",
                         show_size(attempt.usage.memory_peak_bytes),
-                        attempt.detail,
+                        f"{attempt.detail} [unconfirmed]".strip()
+                        if attempt.unconfirmed
+                        else attempt.detail,
                     )
                     for attempt in detail.attempts
                 ],
@@ -166,7 +188,18 @@ class _HumanOutput:
         from hivemind.core.sizes import format_cpus, show_size
 
         print_table(
-            ("ID", "NAME", "STATUS", "OWNER", "RUNNING", "CPUS", "MEMORY", "GPUS", "LIMITS"),
+            (
+                "ID",
+                "NAME",
+                "STATUS",
+                "OWNER",
+                "RUNNING",
+                "CPUS",
+                "MEMORY",
+                "GPUS",
+                "TRUST",
+                "LIMITS",
+            ),
             [
                 (
                     node.id,
@@ -177,7 +210,8 @@ class _HumanOutput:
                     format_cpus(node.capacity.cpu_millis),
                     show_size(node.capacity.memory_bytes),
                     str(node.capacity.gpus),
-                    node.limits if node.sandbox == "enabled" else f"{node.limits}, no sandbox",
+                    str(node.trust),
+                    _limits(node),
                 )
                 for node in nodes
             ],
@@ -193,6 +227,35 @@ class _HumanOutput:
                 ("master", address),
                 ("token good until", _instant(identity.expires_at)),
             ]
+        )
+
+    def balance(self, balance: "Balance") -> None:
+        from hivemind.core.cpt import show_cpt
+
+        print_fields(
+            [
+                ("account", balance.account),
+                ("balance", show_cpt(balance.balance_ucpt)),
+                ("held for tasks", show_cpt(balance.held_ucpt)),
+            ]
+        )
+
+    def history(self, entries: Sequence["HistoryEntry"]) -> None:
+        from hivemind.core.cpt import format_cpt
+
+        print_table(
+            ("WHEN", "WHAT", "CPT", "ACCOUNT", "TASK", "MEMO"),
+            [
+                (
+                    _instant(entry.at),
+                    entry.kind.value,
+                    ("+" if entry.change_ucpt > 0 else "") + format_cpt(entry.change_ucpt),
+                    entry.other,
+                    entry.task_id,
+                    entry.memo,
+                )
+                for entry in entries
+            ],
         )
 
     def secret(self, key: str, secret: "Secret") -> None:
@@ -225,6 +288,11 @@ class _HumanOutput:
         )
 
 
+def _limits(node: "NodeView") -> str:
+    limits = "its own" if node.port else node.limits
+    return limits if node.sandbox == "enabled" else f"{limits}, no sandbox"
+
+
 def _state(task: "Task") -> str:
     text = task.state.value
     if not task.state.is_end:
@@ -234,6 +302,13 @@ def _state(task: "Task") -> str:
     if task.reason is not None and task.reason.value not in {"exited", text}:
         return f"{text} ({task.reason.value.replace('_', ' ')})"
     return text
+
+
+def _where(needs: "Requirements") -> str:
+    wishes = [f"nodes of {needs.only_account}"] if needs.only_account else []
+    if needs.least_trust:
+        wishes.append(f"nodes trusted {needs.least_trust} or more")
+    return ", ".join(wishes)
 
 
 def _age(at: float) -> str:

@@ -37,14 +37,17 @@ def run(wish: Wish, output: Path | None) -> int:
     """
     import trio
 
+    from hivemind.cli.credits import tell_quote
     from hivemind.cli.destination import Destination
     from hivemind.cli.faults import die_of_broken_pipe
     from hivemind.cli.stdin import spooled_stdin
-    from hivemind.client.programs import PAYLOAD_BYTES
 
     program = wish.program()
+    if wish.quote:
+        tell_quote(program)
+        return 0
     destination = None if output is None else Destination.checked(output)
-    with spooled_stdin(PAYLOAD_BYTES) as stdin:
+    with spooled_stdin() as stdin:
         status = trio.run(_run, program, stdin, destination)
     if status is None:
         die_of_broken_pipe()

@@ -1,7 +1,7 @@
 """The JSON documents of every listing. Their keys are promised: they may grow, never change.
 
-Sizes are bytes, ``*_s`` are seconds, ``*_millis`` are thousandths, and ``*_at`` are seconds since
-the epoch; what is not known, or has not happened, is null.
+Sizes are bytes, ``*_s`` are seconds, ``*_millis`` are thousandths, ``*_ucpt`` millionths of a CPT,
+and ``*_at`` seconds since the epoch; what is not known, or has not happened, is null.
 """
 
 import math
@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hivemind.core.explanation import Explanation
-    from hivemind.core.messages import Identity, NodeView, Secret, TaskDetail
+    from hivemind.core.messages import (
+        Balance,
+        HistoryEntry,
+        Identity,
+        NodeView,
+        Secret,
+        TaskDetail,
+    )
     from hivemind.core.records import Attempt, Task
     from hivemind.settings.origins import Setting
     from sandbox import Finding
@@ -40,6 +47,9 @@ def task_shape(task: "Task") -> Document:
             "gpu_memory_bytes": needs.gpu_memory_bytes,
             "gpu_name": needs.gpu_name,
             "location": needs.location,
+            "only_account": needs.only_account,
+            "least_trust": needs.least_trust,
+            "pushable": needs.pushable,
         },
         "wall_s": task.wall_s,
         "attempt": task.attempt,
@@ -52,6 +62,7 @@ def task_shape(task: "Task") -> Document:
         "submitted_at": task.submitted_at,
         "started_at": task.started_at,
         "finished_at": task.finished_at,
+        "unconfirmed": task.unconfirmed,
     }
 
 
@@ -73,6 +84,8 @@ def _attempt_shape(attempt: "Attempt") -> Document:
         "assigned_at": attempt.assigned_at,
         "started_at": attempt.started_at,
         "ended_at": attempt.ended_at,
+        "raw_result": attempt.raw_result,
+        "unconfirmed": attempt.unconfirmed,
     }
 
 
@@ -95,7 +108,10 @@ def node_shape(node: "NodeView") -> Document:
         "sandbox": node.sandbox,
         "trust": node.trust,
         "hostname": node.hostname,
+        "port": node.port,
         "version": node.version,
+        "address": node.address or None,
+        "unconfirmed": node.unconfirmed,
         "running": node.running,
         "capacity": {
             "slots": capacity.slots,
@@ -135,6 +151,29 @@ def identity_shape(identity: "Identity", address: str) -> Document:
         "created_at": identity.created_at,
         "token_expires_at": identity.expires_at,
         "master": address,
+    }
+
+
+def balance_shape(balance: "Balance") -> Document:
+    """``balance``."""
+    return {
+        "account": balance.account,
+        "balance_ucpt": balance.balance_ucpt,
+        "held_ucpt": balance.held_ucpt,
+    }
+
+
+def movement_shape(entry: "HistoryEntry") -> Document:
+    """One movement of ``history``; ``account`` is the other side's, or empty for the pool."""
+    return {
+        "seq": entry.seq,
+        "at": entry.at,
+        "kind": entry.kind.value,
+        "change_ucpt": entry.change_ucpt,
+        "account": entry.other,
+        "task_id": entry.task_id,
+        "attempt": entry.attempt,
+        "memo": entry.memo,
     }
 
 

@@ -15,11 +15,14 @@ from hivemind.core.messages import UPLOAD_CHUNK_BYTES
 if TYPE_CHECKING:
     from hivemind.client.sources import Source
 
+STDIN_BYTES = 1_000_000_000
+"""The most that is read, for a pool may take as much; one that takes less says so."""
+
 _STDIN_FD = 0
 
 
 @contextmanager
-def spooled_stdin(limit_bytes: int) -> Iterator["Source | None"]:
+def spooled_stdin(limit_bytes: int = STDIN_BYTES) -> Iterator["Source | None"]:
     """What standard input holds, in a file that is gone when the block is left.
 
     None where there is nothing to send: a terminal, a closed descriptor, ``/dev/null``, or an input
@@ -57,16 +60,23 @@ def _has_stdin() -> bool:
 
 def _spool(path: Path, limit_bytes: int) -> int:
     size = 0
+    status = os.fstat(_STDIN_FD)
+    if stat.S_ISREG(status.st_mode):
+        _check_fits(status.st_size - os.lseek(_STDIN_FD, 0, os.SEEK_CUR), limit_bytes)
     with path.open("wb") as file:
         while data := _read_some():
             size += len(data)
-            if size > limit_bytes:
-                raise CommandFailed(
-                    f"standard input is longer than {limit_bytes} bytes; compress it, or give it "
-                    "to several tasks in parts"
-                )
+            _check_fits(size, limit_bytes)
             file.write(data)
     return size
+
+
+def _check_fits(size: int, limit_bytes: int) -> None:
+    if size > limit_bytes:
+        raise CommandFailed(
+            f"standard input is longer than {limit_bytes} bytes; compress it, or give it "
+            "to several tasks in parts"
+        )
 
 
 def _read_some() -> bytes:

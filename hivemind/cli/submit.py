@@ -12,15 +12,18 @@ def submit(wish: Wish) -> None:
 
     The id is printed once the task is safe on the master's disk.
     """
+    from hivemind.cli.credits import tell_quote
     from hivemind.cli.output import say
     from hivemind.cli.progress import Progress
     from hivemind.cli.session import with_client
     from hivemind.cli.stdin import spooled_stdin
-    from hivemind.client.programs import PAYLOAD_BYTES
 
     program = wish.program()
+    if wish.quote:
+        tell_quote(program)
+        return
     progress = Progress()
-    with spooled_stdin(PAYLOAD_BYTES) as stdin:
+    with spooled_stdin() as stdin:
         try:
             task_id = with_client(
                 lambda client: client.submit_program(program, stdin=stdin, on_sent=progress.sent)

@@ -20,8 +20,18 @@ import trio
 from hivemind.client.client import Client, Finished, Stdin, open_client
 from hivemind.core.admission import Ask
 from hivemind.core.explanation import Explanation
-from hivemind.core.messages import Identity, NodeView, Secret, TaskDetail, WatchItem
-from hivemind.core.records import Task
+from hivemind.core.messages import (
+    Balance,
+    HistoryEntry,
+    Identity,
+    NodeView,
+    Secret,
+    TaskDetail,
+    Transferred,
+    WatchItem,
+)
+from hivemind.core.prices import Quote
+from hivemind.core.records import Role, Task
 
 T = TypeVar("T")
 
@@ -77,6 +87,16 @@ class BlockingClient:
             )
         )
 
+    def quote(
+        self,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        command: Sequence[str] = (),
+        ask: Ask | None = None,
+    ) -> Quote:
+        """What a submit of this would hold at most, and the price of a minute."""
+        return self._with(lambda client: client.quote(source, command=command, ask=ask))
+
     def watch(
         self, task_id: str, on_item: Callable[[WatchItem], None], *, until_now: bool = False
     ) -> None:
@@ -129,6 +149,18 @@ class BlockingClient:
 
         return self._with(fetch)
 
+    def drain_node(self, node: str) -> NodeView:
+        """Have the node of this id or name given nothing more; what it runs goes on."""
+        return self._with(lambda client: client.drain_node(node))
+
+    def resume_node(self, node: str) -> NodeView:
+        """Have it given work again."""
+        return self._with(lambda client: client.resume_node(node))
+
+    def forget_node(self, node: str) -> str:
+        """Strike it off the pool's list, and run elsewhere what it runs; its id."""
+        return self._with(lambda client: client.forget_node(node))
+
     def register(self, name: str, password: str, invite: str = "") -> None:
         """Make an account."""
         return self._with(lambda client: client.register(name, password, invite))
@@ -152,6 +184,40 @@ class BlockingClient:
     def create_invite(self, ttl_s: float = 0.0) -> Secret:
         """A one-time code with which somebody may register."""
         return self._with(lambda client: client.create_invite(ttl_s))
+
+    def create_node_token(self, node_id: str, ttl_s: float = 0.0, account: str = "") -> Secret:
+        """A token with which an account may call one node of one's own directly."""
+        return self._with(lambda client: client.create_node_token(node_id, ttl_s, account))
+
+    def revoke_token(self, token: str) -> None:
+        """Take back a token of one's own, or one that lets somebody into a node of one's own."""
+        return self._with(lambda client: client.revoke_token(token))
+
+    def set_role(self, account: str, role: Role) -> None:
+        """Let an account do more, or less; for admins."""
+        return self._with(lambda client: client.set_role(account, role))
+
+    def rotate_keys(self, grace_s: float | None = None) -> float:
+        """Have tokens signed with a new key; until when those of the old one are believed."""
+        return self._with(lambda client: client.rotate_keys(grace_s))
+
+    def balance(self, account: str = "") -> Balance:
+        """What one has, in millionths of a CPT."""
+        return self._with(lambda client: client.balance(account))
+
+    def history(self, account: str = "") -> tuple[HistoryEntry, ...]:
+        """What one gave and got, newest first."""
+
+        async def fetch(client: Client) -> tuple[HistoryEntry, ...]:
+            return tuple([entry async for entry in client.history(account)])
+
+        return self._with(fetch)
+
+    def transfer(
+        self, receiver: str, amount_ucpt: int, *, key: str = "", memo: str = ""
+    ) -> Transferred:
+        """Give so many millionths of a CPT to another account."""
+        return self._with(lambda client: client.transfer(receiver, amount_ucpt, key=key, memo=memo))
 
     def _with(self, work: Callable[[Client], Awaitable[T]]) -> T:
         async def main() -> T:

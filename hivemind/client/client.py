@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -19,16 +20,21 @@ from hivemind.client.watching import follow
 from hivemind.core.admission import Ask
 from hivemind.core.explanation import Explanation
 from hivemind.core.messages import (
+    Balance,
+    HistoryEntry,
     Identity,
     ListQuery,
     NodeView,
     Secret,
     TaskDetail,
+    Transferred,
     WatchItem,
     WatchQuery,
 )
-from hivemind.core.records import OutputStream, Task
+from hivemind.core.prices import Quote
+from hivemind.core.records import OutputStream, Role, Task
 from hivemind.rpc.contract.accounts import AccountsClient
+from hivemind.rpc.contract.credits import CreditsClient
 from hivemind.rpc.contract.nodes import NodesClient
 from hivemind.rpc.contract.tasks import TasksClient
 
@@ -154,6 +160,25 @@ class Client:
         self._connection.require_token()
         return await send_submission(self._connection, program, stdin, on_sent)
 
+    async def quote(
+        self,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        command: Sequence[str] = (),
+        ask: Ask | None = None,
+    ) -> Quote:
+        """What a submit of this would hold at most, and the price of a minute; nothing is sent but
+        what is asked for.
+        """
+        return await self.quote_program(_program(source, command, (), ask or Ask(), {}, ""))
+
+    async def quote_program(self, program: "Program") -> Quote:
+        """As ``quote``, for a program looked at before."""
+        self._connection.require_token()
+        return await self._connection.call(
+            lambda channel: TasksClient(channel).quote(program.submission)
+        )
+
     def watch(
         self, task_id: str, *, output: bool = True, until_now: bool = False
     ) -> AsyncGenerator[WatchItem, None]:
@@ -272,6 +297,23 @@ class Client:
             if not cursor:
                 return
 
+    async def drain_node(self, node: str) -> NodeView:
+        """Have the node of this id or name given nothing more; what it runs goes on."""
+        self._connection.require_token()
+        return await self._connection.call(lambda channel: NodesClient(channel).drain(node))
+
+    async def resume_node(self, node: str) -> NodeView:
+        """Have it given work again."""
+        self._connection.require_token()
+        return await self._connection.call(lambda channel: NodesClient(channel).resume(node))
+
+    async def forget_node(self, node: str) -> str:
+        """Strike it off the pool's list, and run elsewhere what it runs; its id."""
+        self._connection.require_token()
+        return await self._connection.call(
+            lambda channel: NodesClient(channel).forget(node), repeatable=False
+        )
+
     # --- accounts -------------------------------------------------------------------------------
 
     async def register(self, name: str, password: str, invite: str = "") -> None:
@@ -319,6 +361,81 @@ class Client:
         self._connection.require_token()
         return await self._connection.call(
             lambda channel: AccountsClient(channel).create_invite(ttl_s)
+        )
+
+    async def create_node_token(
+        self, node_id: str, ttl_s: float = 0.0, account: str = ""
+    ) -> Secret:
+        """A token with which an account may call one node of one's own directly.
+
+        Args:
+            node_id: the node, the only one that will take the token.
+            ttl_s: how long it is good for; 0 is the pool's default.
+            account: whom it lets in; this account, unless said.
+        """
+        self._connection.require_token()
+        return await self._connection.call(
+            lambda channel: AccountsClient(channel).create_node_token(node_id, ttl_s, account)
+        )
+
+    async def revoke_token(self, token: str) -> None:
+        """Take back a token of one's own, or one that lets somebody into a node of one's own."""
+        self._connection.require_token()
+        await self._connection.call(lambda channel: AccountsClient(channel).revoke_token(token))
+
+    async def set_role(self, account: str, role: Role) -> None:
+        """Let an account do more, or less; for admins."""
+        self._connection.require_token()
+        await self._connection.call(lambda channel: AccountsClient(channel).set_role(account, role))
+
+    async def rotate_keys(self, grace_s: float | None = None) -> float:
+        """Have tokens signed with a new key; until when those of the old one are believed.
+
+        For admins. Without ``grace_s`` the pool's rules say how long that is.
+        """
+        self._connection.require_token()
+        return await self._connection.call(
+            lambda channel: AccountsClient(channel).rotate_keys(grace_s), repeatable=False
+        )
+
+    # --- CPT ------------------------------------------------------------------------------------
+
+    async def balance(self, account: str = "") -> Balance:
+        """What one has, in millionths of a CPT; an admin may name another account."""
+        self._connection.require_token()
+        return await self._connection.call(lambda channel: CreditsClient(channel).balance(account))
+
+    async def history(self, account: str = "") -> AsyncGenerator[HistoryEntry, None]:
+        """What one gave and got, newest first, fetched page by page as it is read.
+
+        An admin may name another account.
+        """
+        self._connection.require_token()
+        cursor = ""
+        while True:
+            page = await self._connection.call(
+                lambda channel, asked=cursor: CreditsClient(channel).history(account, asked)  # type: ignore[misc]
+            )
+            for entry in page.entries:
+                yield entry
+            cursor = page.next_cursor
+            if not cursor:
+                return
+
+    async def transfer(
+        self, receiver: str, amount_ucpt: int, *, key: str = "", memo: str = ""
+    ) -> Transferred:
+        """Give so many millionths of a CPT to another account; return once that is on disk.
+
+        A lost connection never makes a second transfer. With a ``key`` of one's own it may also be
+        called again, later, and is made once.
+        """
+        self._connection.require_token()
+        chosen = key or secrets.token_hex(16)
+        return await self._connection.call(
+            lambda channel: CreditsClient(channel).transfer(
+                receiver, amount_ucpt, key=chosen, memo=memo
+            )
         )
 
 

@@ -5,6 +5,7 @@ an archive of it. A command brings no bytes of its own. What the program's own f
 policy and variables (``core.inline_metadata``) holds where the caller says nothing.
 """
 
+import codecs
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,13 +23,13 @@ from hivemind.core.inline_metadata import FILE_NAME, FileSettings, read_file, re
 from hivemind.core.messages import Submission
 from hivemind.core.records import PayloadKind
 
-PAYLOAD_BYTES = 100_000_000
-"""The most that a program, or a standard input, may be."""
+_READ_BYTES = 16 * 1024 * 1024
+"""How much of a script is looked through for its metadata."""
 
 
 _ASKED_BY_FILES = (
     *("memory_bytes", "cpu_millis", "gpus", "wall_s", "policy", "scratch_bytes", "tmp_bytes"),
-    *("cpu_s", "open_files", "network", "seccomp", "reuse"),
+    *("cpu_s", "open_files", "network", "seccomp", "reuse", "least_trust", "max_ucpt"),
 )
 
 
@@ -68,7 +69,7 @@ def program_from_path(
     """A script, a folder or an archive, to be run with ``args``.
 
     Raises:
-        BadProgram: it cannot be read, is empty or too large, has no entry, or is none of these.
+        BadProgram: it cannot be read, is empty, has no entry, or is none of these.
     """
     if not os.fspath(source):
         # A path of no characters would mean the working folder, which nobody meant to send.
@@ -140,10 +141,15 @@ def _form(path: Path) -> PayloadForm:
 
 
 def _script(path: Path, form: PayloadForm, wish: _Wish) -> Program:
-    _check_size(path, path.stat().st_size)
+    source = file_source(path)
+    with path.open("rb") as file:
+        head = file.read(_READ_BYTES)
     try:
-        data = path.read_bytes()
-        text = data.decode(errors="strict" if form is PayloadForm.PYTHON else "replace")
+        decoder = codecs.getincrementaldecoder("utf-8")(
+            errors="strict" if form is PayloadForm.PYTHON else "replace"
+        )
+        # A character may be cut where the reading ended.
+        text = decoder.decode(head, final=source.size <= len(head))
     except UnicodeDecodeError as error:
         raise BadProgram(f"{path}: neither UTF-8 text nor an archive") from error
     try:
@@ -155,11 +161,10 @@ def _script(path: Path, form: PayloadForm, wish: _Wish) -> Program:
             f"{path}: its metadata has a command, which only a folder or an archive can have"
         )
     submission = wish.submission(PayloadKind.SCRIPT, settings, filename=path.name)
-    return Program(submission, bytes_source(data))
+    return Program(submission, bytes_source(head) if source.size == len(head) else source)
 
 
 def _archive(path: Path, wish: _Wish) -> Program:
-    _check_size(path, path.stat().st_size)
     listing = list_archive(path, FILE_NAME)
     settings = _file_settings(path, listing.names, listing.manifest)
     return Program(wish.submission(PayloadKind.ARCHIVE, settings), file_source(path))
@@ -167,7 +172,6 @@ def _archive(path: Path, wish: _Wish) -> Program:
 
 def _folder(path: Path, wish: _Wish) -> Program:
     plan = plan_folder(path)
-    _check_size(path, plan.tar_bytes)
     manifest = None
     if FILE_NAME in plan.file_names:
         manifest = (path / FILE_NAME).read_bytes()
@@ -186,14 +190,6 @@ def _file_settings(path: Path, names: Sequence[str], manifest: bytes | None) -> 
     except CoreError as error:
         raise BadProgram(f"{path}: {error}") from error
     return settings
-
-
-def _check_size(path: Path, size: int) -> None:
-    if size > PAYLOAD_BYTES:
-        raise BadProgram(
-            f"{path}: {size} bytes, and {PAYLOAD_BYTES} is the most that can be sent; "
-            "leave out what the task does not need"
-        )
 
 
 def _check_text(texts: Sequence[str], env: Mapping[str, str]) -> None:

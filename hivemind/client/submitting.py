@@ -35,6 +35,8 @@ async def send_submission(
         program.submission,
         client_key=program.submission.client_key or secrets.token_hex(16),
         has_stdin=stdin is not None,
+        payload_bytes=0 if program.payload is None else program.payload.size,
+        stdin_bytes=0 if stdin is None else stdin.size,
     )
     trial = connection.trial()
     while True:

@@ -17,6 +17,7 @@ from hivemind.core.limits import LIMITS, MODES, Limit, ModeLimit, show_bytes
 from hivemind.core.outputs import BadOutput, check_outputs
 from hivemind.core.policy import LEAST, Bound, PoolRules, Profile
 from hivemind.core.records import PayloadKind, Requirements, Role, TaskSpec
+from hivemind.core.trust import MOST_TRUST
 
 ARGUMENT_BYTES = 128 * 1024
 """The longest string that execve(2) takes (MAX_ARG_STRLEN with pages of 4 KiB)."""
@@ -71,6 +72,9 @@ class Ask:
     network: Network | None = None
     seccomp: Seccomp | None = None
     reuse: Reuse | None = None
+    least_trust: int | None = None
+    max_ucpt: int | None = None
+    """Refuse the task rather than hold more for it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -154,6 +158,7 @@ def admit(
             gpu_memory_bytes=_with_gpu("GPU memory", ask.gpu_memory_bytes or 0, got["gpus"]),
             gpu_name=_with_gpu("a kind of GPU", ask.gpu_name or "", got["gpus"]),
             location=ask.location or "",
+            least_trust=_trust(ask.least_trust),
         ),
         wall_s=got["wall"],
         cpu_s=None if got["cpu_time"] == math.inf else got["cpu_time"],
@@ -333,6 +338,15 @@ def _check_mode(limit: ModeLimit, wanted: Mode | None, profile: Profile) -> None
             f"{limit.key}: the task asks for {wanted} and this machine's policy {profile.name} "
             f"gives {most} at most"
         )
+
+
+def _trust(asked: int | None) -> int:
+    if asked is not None and not 0 <= asked <= MOST_TRUST:
+        raise PolicyRefused(
+            f"trust {asked} was asked for and a node's trust is from 0 to {MOST_TRUST}: "
+            "ask for another"
+        )
+    return asked or 0
 
 
 Wish = TypeVar("Wish", int, str)

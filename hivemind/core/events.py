@@ -66,6 +66,8 @@ class NodeLost:
 
     attempt: int
     detail: str
+    is_over: bool = False
+    """The node is here and no longer runs it."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,7 +1,9 @@
 """Why a task is not running yet, as data: one headline, and every cause with how often it applies.
 
 Each node of the fleet is in exactly one cause, the first that holds of: it is away, it is not
-trusted, it drains, the task is barred from it, it could never run it, it has no room for it now.
+trusted, it drains, it is another account's while the task is for its own account's nodes, it is
+trusted less than the task asks, the task is barred from it, it is not told all that the task needs,
+it could never run it, it has no room for it now.
 Causes come in the order of what would help most; the first is the headline.
 """
 
@@ -10,10 +12,11 @@ from collections.abc import Iterator
 
 from hivemind.core import sizes
 from hivemind.core.explanation import Cause, CauseKind, Explanation
-from hivemind.core.fleet import LEAST_TRUST, Fleet, NodeState, free_capacity, largest
+from hivemind.core.fleet import Fleet, NodeState, free_capacity, largest
 from hivemind.core.queue import Bar, TaskQueue
 from hivemind.core.records import Requirements, Task, TaskState
 from hivemind.core.resources import Shortage, ShortageKind, shortages
+from hivemind.core.trust import LEAST_TRUST
 from hivemind.core.wording import one_line
 
 COUNTED_AHEAD = 1000
@@ -106,10 +109,18 @@ class _Sorted:
         self.able = [node for node in nodes if node.is_schedulable]
         self._away = [node for node in nodes if not node.connected]
         here = [node for node in nodes if node.connected]
-        self._distrusted = [node for node in here if node.trust < LEAST_TRUST]
-        self._draining = [node for node in here if node.draining and node.trust >= LEAST_TRUST]
-        self._barred = [bars[node.id] for node in self.able if node.id in bars]
-        willing = [node for node in self.able if node.id not in bars]
+        self._distrusted = [node for node in here if node.effective_trust < LEAST_TRUST]
+        trusted = [node for node in here if node.effective_trust >= LEAST_TRUST]
+        self._draining = [node for node in trusted if node.draining]
+        owner = needs.only_account
+        own = [node for node in self.able if owner in {"", node.account}]
+        self._others = len(self.able) - len(own)
+        allowed = [node for node in own if node.may_have(needs)]
+        self._too_little_trusted = len(own) - len(allowed)
+        self._barred = [bars[node.id] for node in allowed if node.id in bars]
+        unbarred = [node for node in allowed if node.id not in bars]
+        self._unsuited = [node for node in unbarred if not node.takes(needs)]
+        willing = [node for node in unbarred if node.takes(needs)]
         self._needs = needs
         self._too_small = _by_shortage(needs, [n for n in willing if not n.could_ever_run(needs)])
         self.could = [node for node in willing if node.could_ever_run(needs)]
@@ -119,10 +130,26 @@ class _Sorted:
 
     def never(self) -> Iterator[Cause]:
         """Nodes that will not do, however empty they are."""
+        if self._others:
+            owner = self._needs.only_account
+            text = (
+                f"it costs nothing, so that it runs on nodes of {owner} alone: "
+                f"{_number(self._others)} not"
+            )
+            yield Cause(CauseKind.NOT_OWN, text, self._others)
+        if self._too_little_trusted:
+            text = (
+                f"it asks for a trust of {self._needs.least_trust}: "
+                f"{_number(self._too_little_trusted)} trusted less"
+            )
+            yield Cause(CauseKind.DISTRUSTED, text, self._too_little_trusted)
         for shortage, nodes in self._too_small:
             all_of_them = len(nodes) == len(self.able)
             text = _lacks(shortage, nodes, all_of_them=all_of_them)
             yield Cause(CauseKind.TOO_SMALL, text, len(nodes))
+        if self._unsuited:
+            text = f"{_counted(self._unsuited)} told a program's bytes alone, and this needs more"
+            yield Cause(CauseKind.UNSUITED, text, len(self._unsuited))
         for bar in self._barred:
             text = bar.detail or f"node {bar.node_id} must not have it for now"
             yield Cause(CauseKind.BARRED, one_line(text), 1)
@@ -209,4 +236,8 @@ def _compared(kind: ShortageKind, needed: int, nodes: list[NodeState]) -> tuple[
 
 
 def _counted(nodes: list[NodeState], one: str = "is", several: str = "are") -> str:
-    return f"1 node {one}" if len(nodes) == 1 else f"{len(nodes)} nodes {several}"
+    return _number(len(nodes), one, several)
+
+
+def _number(nodes: int, one: str = "is", several: str = "are") -> str:
+    return f"1 node {one}" if nodes == 1 else f"{nodes} nodes {several}"

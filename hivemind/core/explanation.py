@@ -19,6 +19,9 @@ class CauseKind(enum.StrEnum):
     AWAY = "away"
     DRAINING = "draining"
     DISTRUSTED = "distrusted"
+    NOT_OWN = "not_own"
+    """It costs nothing because it is for its account's own nodes, and these are others'."""
+    UNSUITED = "unsuited"
 
 
 @attrs.frozen

@@ -13,9 +13,7 @@ import attrs
 from hivemind.core.errors import CoreError
 from hivemind.core.records import Capabilities, Capacity, Requirements
 from hivemind.core.resources import NOTHING, Amounts, could_ever_fit, needed, offered
-
-LEAST_TRUST = 10
-"""A node that is trusted less gets no work."""
+from hivemind.core.trust import LEAST_TRUST, TrustLevel, effective_trust
 
 
 class FleetError(CoreError):
@@ -57,6 +55,13 @@ class NodeState:
     trust: int = 50
     connected: bool = True
     draining: bool = False
+    effective_trust: int = attrs.field(init=False)
+    """What its trust counts as, given the isolation that it has."""
+
+    @effective_trust.default
+    def _count_trust(self) -> int:
+        whole = self.capabilities.has_whole_sandbox
+        return effective_trust(self.trust, has_whole_sandbox=whole)
 
     @property
     def capacity(self) -> Capacity:
@@ -74,18 +79,37 @@ class NodeState:
         return offered(self.capacity).minus(self.reserved)
 
     @property
+    def is_trusted_little(self) -> bool:
+        """Whether others are to be given work first."""
+        return self.effective_trust < TrustLevel.NORMAL
+
+    @property
     def is_schedulable(self) -> bool:
         """Whether it may be given work at all, room permitting."""
-        return self.connected and not self.draining and self.trust >= LEAST_TRUST
+        return self.connected and not self.draining and self.effective_trust >= LEAST_TRUST
 
     @property
     def has_free_slot(self) -> bool:
         """Whether it may be given work right now."""
         return self.is_schedulable and self.reserved.slots < self.capacity.slots
 
+    def may_have(self, requirements: Requirements) -> bool:
+        """Whether the task may come here, whatever there is room for: by owner and by trust."""
+        return (
+            not requirements.only_account or requirements.only_account == self.account
+        ) and self.effective_trust >= requirements.least_trust
+
+    def takes(self, requirements: Requirements) -> bool:
+        """Whether it can give the task what is not counted: all that it needs to be told."""
+        return requirements.pushable or not self.capabilities.is_pushed
+
     def could_ever_run(self, requirements: Requirements) -> bool:
-        """Whether the task would fit if nothing else ran here."""
-        return could_ever_fit(requirements, self.capacity)
+        """Whether the task may come here, and would fit if nothing else ran."""
+        return (
+            self.may_have(requirements)
+            and self.takes(requirements)
+            and could_ever_fit(requirements, self.capacity)
+        )
 
 
 class Fleet:

@@ -13,6 +13,7 @@ _ID_LENGTH = 26
 _RANDOM_BYTES = 10
 _SECRET_BYTES = 16
 _TASK_ID = re.compile(f"[0-7][{_ALPHABET}]{{{_ID_LENGTH - 1}}}")
+_PUBLIC_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _ACCOUNT_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{1,31}")
 
 CLIENT_ID_LENGTH = 128
@@ -79,6 +80,17 @@ def check_account_name(name: str) -> str:
 def check_client_id(text: str) -> str:
     """``text`` itself, if a client may call its task by it; raises ``BadName`` if not."""
     return _check_label(text, "a task id", CLIENT_ID_LENGTH)
+
+
+def check_public_id(text: str) -> str:
+    """``text`` itself, if a client of the public API may call a task or a node by it: 1 to 128
+    letters, digits, ``.``, ``_`` and ``-``. Raises ``BadName`` if not.
+    """
+    if _PUBLIC_ID.fullmatch(text) is None:
+        raise BadName(
+            f"{_shown(text)} cannot be an id: use 1 to 128 letters, digits, '.', '_' and '-'"
+        )
+    return text
 
 
 def check_client_key(text: str) -> str:

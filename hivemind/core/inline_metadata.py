@@ -15,8 +15,10 @@ import attrs
 
 from hivemind.core import sizes
 from hivemind.core.confinement import Mode, Network, Reuse, Seccomp
+from hivemind.core.cpt import BadAmount, parse_cpt
 from hivemind.core.errors import CoreError
 from hivemind.core.outputs import BadOutput, check_outputs, clean_output
+from hivemind.core.trust import BadTrust, parse_trust
 from hivemind.core.wording import one_line
 
 BLOCK_BYTES = 64 * 1024
@@ -69,6 +71,10 @@ class FileSettings:
     reuse: Reuse | None = None
     """Whether it may follow others in a sandbox that is kept: ``"never"``, ``"job"`` or
     ``"account"``; no more than the policy has."""
+    least_trust: int | None = None
+    """How far its node must be trusted: ``"high"``, ``"normal"``, ``"low"`` or a number to 100."""
+    max_ucpt: int | None = None
+    """Refuse it rather than hold more CPT than this for it, such as ``20`` or ``"0.5"``."""
     outputs: tuple[str, ...] = ()
     """Files and folders below the working folder that belong to the result, too."""
 
@@ -157,7 +163,7 @@ class _Table:
         value = self._values.pop(key)
         try:
             return read(value)
-        except (_Unexpected, sizes.BadQuantity) as problem:
+        except (_Unexpected, sizes.BadQuantity, BadAmount, BadTrust) as problem:
             raise MetadataError(f"{key} of {self._where}: {problem}") from None
 
     def finish(self) -> None:
@@ -168,8 +174,8 @@ class _Table:
 
 
 KEYS = (
-    *("command", "cpu_time", "cpus", "env", "gpus", "memory", "network", "open_files", "outputs"),
-    *("policy", "reuse", "scratch", "seccomp", "time", "tmp"),
+    *("command", "cpu_time", "cpus", "env", "gpus", "max_cpt", "memory", "network", "open_files"),
+    *("outputs", "policy", "reuse", "scratch", "seccomp", "time", "tmp", "trust"),
 )
 
 
@@ -195,6 +201,8 @@ def _read(values: Mapping[str, object], where: str) -> FileSettings:
         network=table.take("network", _mode(Network), None),
         seccomp=table.take("seccomp", _mode(Seccomp), None),
         reuse=table.take("reuse", _mode(Reuse), None),
+        least_trust=table.take("trust", _trust, None),
+        max_ucpt=table.take("max_cpt", _cpt, None),
     )
     table.finish()
     return settings
@@ -256,6 +264,16 @@ def _mode(modes: type[M]) -> Callable[[object], M]:
 
 def _time(value: object) -> float:
     return sizes.parse_duration(_number(value, 'expected a duration, like "60s" or "5m"'))
+
+
+def _trust(value: object) -> int:
+    if isinstance(value, str):
+        return parse_trust(value)
+    return _whole(value, 'expected a level of trust, like "high", or a number to 100', most=101)
+
+
+def _cpt(value: object) -> int:
+    return parse_cpt(_number(value, "expected an amount of CPT, like 20 or 0.5"))
 
 
 def _policy(value: object) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import attrs
 
 from hivemind.core.admission import Ask
+from hivemind.core.ledger import MovementKind
 from hivemind.core.records import (
     Attempt,
     Capabilities,
@@ -17,10 +18,12 @@ from hivemind.core.records import (
     OutputChunk,
     PayloadKind,
     RefusalKind,
+    RevokedToken,
     Role,
     Task,
     Vitals,
 )
+from hivemind.core.registration import Registration
 
 UPLOAD_CHUNK_BYTES = 256 * 1024
 """How much of an upload or download travels in one message. Larger ones gain nothing on loopback
@@ -28,6 +31,10 @@ and cost memory at both ends; the transport splits them into frames anyway."""
 
 INLINE_BYTES = 64 * 1024
 """Payloads and results up to this size ride in the message that needs them."""
+
+MOST_KEYS = 32
+MOST_REVOKED = 200
+"""What one keyring may hold. A revoked token costs some 35 microseconds at each end."""
 
 
 @attrs.frozen(kw_only=True)
@@ -46,6 +53,9 @@ class Submission:
     has_stdin: bool = False
     outputs: tuple[str, ...] = ()
     """As in the task's spec."""
+    payload_bytes: int = 0
+    """How many bytes are to follow, so that too many need not be sent; 0 where it is not known."""
+    stdin_bytes: int = 0
 
 
 class UploadPart(enum.Enum):
@@ -146,6 +156,12 @@ class NodeView:
     last_seen_at: float = 0.0
     hostname: str = ""
     version: str = ""
+    address: str = ""
+    """``HOST:PORT`` of the node's own services; empty where it told none."""
+    port: int = 0
+    """Where tasks are pushed to; 0 for a node that dials the master."""
+    unconfirmed: int = 0
+    """How many stops of attempts it never confirmed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -157,6 +173,17 @@ class NodeList:
 
 
 @attrs.frozen(kw_only=True)
+class NodeInfo:
+    """A node as the public API lists it."""
+
+    node_id: str
+    said: Registration
+    """What it registered, or what is known of one that dials the master."""
+    trust: int
+    last_seen_at: float
+
+
+@attrs.frozen(kw_only=True)
 class Identity:
     """Who a caller is."""
 
@@ -165,6 +192,51 @@ class Identity:
     email: str
     created_at: float
     expires_at: float
+
+
+@attrs.frozen(kw_only=True)
+class Balance:
+    """What an account has, in millionths of a CPT."""
+
+    account: str
+    balance_ucpt: int
+    held_ucpt: int
+    """What is held for its unfinished tasks besides."""
+
+
+@attrs.frozen(kw_only=True)
+class HistoryEntry:
+    """A movement of the ledger as one of its two sides sees it."""
+
+    seq: int
+    at: float
+    kind: MovementKind
+    change_ucpt: int
+    """Below zero for what was given."""
+    other: str
+    """The account on the other side; empty where that is the pool itself, or a task's escrow."""
+    task_id: str = ""
+    attempt: int = 0
+    memo: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class History:
+    """One page of what an account gave and got, newest first."""
+
+    account: str
+    entries: tuple[HistoryEntry, ...]
+    next_cursor: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Transferred:
+    """A transfer is on disk."""
+
+    balance_ucpt: int
+    """What the giver has afterwards."""
+    repeated: bool = False
+    """The key was known, and nothing was moved now."""
 
 
 @attrs.frozen(kw_only=True)
@@ -277,6 +349,18 @@ class OutputHeld:
 
 
 @attrs.frozen(kw_only=True)
+class Keyring:
+    """What a node needs to check by itself the tokens that its own services are called with."""
+
+    verify_keys: tuple[bytes, ...] = ()
+    """Ed25519, 32 bytes each: what the pool's tokens are signed with."""
+    revoked: tuple[RevokedToken, ...] = ()
+    distrust_until: float = 0.0
+    """No token that expires at or before this time is to be believed: more are revoked than
+    ``revoked`` has room for."""
+
+
+@attrs.frozen(kw_only=True)
 class Welcome:
     """The master's answer to a hello."""
 
@@ -286,6 +370,8 @@ class Welcome:
     unwanted: tuple[AttemptRef, ...] = ()
     """Held attempts that must end without a report."""
     epoch: int = 0
+    keyring: Keyring | None = None
+    """None: whatever the worker has stays in force."""
 
 
 @attrs.frozen(kw_only=True)
@@ -330,4 +416,6 @@ class Acknowledged:
     seq: int
 
 
-MasterItem = Welcome | Assignment | StopOrder | KillOrder | Renewed | Acknowledged | DrainNotice
+MasterItem = (
+    Welcome | Assignment | StopOrder | KillOrder | Renewed | Acknowledged | DrainNotice | Keyring
+)

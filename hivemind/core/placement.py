@@ -6,10 +6,12 @@ highest priority; then the oldest, by submission and by id. So a newcomer's task
 hundredth of somebody who fills the pool, and a priority only orders tasks of accounts that are
 level, one's own above all.
 
-**Node.** Of the nodes that can take it, for a task without GPUs those with the fewest idle GPUs;
-then the tightest fit: where the fewest tasks of the very same needs would fit, which keeps large
-holes for large tasks. Then the least loaded, then the most trusted, then by id. A node below
-``LEAST_TRUST`` gets nothing.
+**Node.** A node may have a task if it is trusted as far as the task asks, and is its owner's where
+the task is for those alone; one below ``LEAST_TRUST`` gets nothing. Of the nodes that can take
+it, those that are trusted little come last, however well it would fit there. Then, for a task
+without GPUs, those with the fewest idle GPUs; then the tightest fit: where the fewest tasks of the
+very same needs would fit, which keeps large holes for large tasks. Then the least loaded, then the
+most trusted, then by id.
 
 **A large task does not starve.** One that some node could run, and that has been ready for
 ``claim_after_s`` without fitting anywhere, becomes the claimant, one at a time in the whole pool.
@@ -127,17 +129,18 @@ class Planner:
         """The best node that has room for the shape; None if no node has."""
         if shape in self._unfit:
             return None
-        best: tuple[int, int, float, int, str] | None = None
+        best: tuple[bool, int, int, float, int, str] | None = None
         for node_id, room in self._rooms.items():
             self.nodes_looked_at += 1
             node = self._fleet.nodes[node_id]
             if not shape.need.within(room) or not self._may_run(shape, node):
                 continue
             score = (
+                node.is_trusted_little,
                 0 if shape.need.gpus else room.gpus,
                 shape.need.times_in(room),
                 1 - room.slots / node.capacity.slots,
-                -node.trust,
+                -node.effective_trust,
                 node_id,
             )
             if best is None or score < best:
@@ -183,7 +186,12 @@ class Planner:
         return shape.need.within(offered(node.capacity)) and self._may_run(shape, node)
 
     def _may_run(self, shape: Shape, node: NodeState) -> bool:
-        return node.id not in shape.barred and has_labels(shape.requirements, node.capacity)
+        return (
+            node.id not in shape.barred
+            and node.takes(shape.requirements)
+            and has_labels(shape.requirements, node.capacity)
+            and node.may_have(shape.requirements)
+        )
 
     def _is_overdue(self, task_id: str) -> bool:
         return self._queue.waiting(task_id).ready_at + self._queue.claim_after_s <= self._now

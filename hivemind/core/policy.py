@@ -83,7 +83,7 @@ class Profile:
     shm_inodes: Bound = attrs.field(factory=lambda: Bound(default=16_384, most=1_000_000))
     cpus: Bound = attrs.field(factory=lambda: Bound(default=1, most=64))
     gpus: Bound = attrs.field(factory=lambda: Bound(default=0, most=0))
-    wall: Bound = attrs.field(factory=lambda: Bound(default=3600, most=7 * 86400))
+    wall: Bound = attrs.field(factory=lambda: Bound(default=600, most=7 * 86400))
     cpu_time: Bound = attrs.field(factory=lambda: Bound(default=math.inf, most=math.inf))
     """Infinite: no limit."""
     pids: Bound = attrs.field(factory=lambda: Bound(default=256, most=4096))
@@ -123,6 +123,12 @@ class PoolRules:
     """How long a stop may go unanswered by a connected node before its session is cut."""
     time_limit_grace_s: float = 15.0
     """How long after a task's time limit the master ends an attempt that nobody reported on."""
+    push_probe_s: float = 5.0
+    """How often a node that is pushed to is asked whether it is there."""
+    push_lease_s: float = 60.0
+    """As ``lease_s``, for nodes that are pushed to."""
+    push_accept_s: float = 30.0
+    """How long such a node may take to say that it has taken a task, once it has all of it."""
     crash_limit: int = 3
     """A task whose node was lost this many times fails."""
     refusal_bar_s: float = 10.0
@@ -131,11 +137,25 @@ class PoolRules:
     token_ttl_s: float = 86400.0
     node_token_ttl_s: float = 600.0
     join_token_ttl_s: float = 3600.0
-    payload_bytes: int = 100_000_000
+    retention_s: float = math.inf
+    """How long an ended task is kept, with all that is its. Infinite: for good."""
+    payload_bytes: int = 1_000_000_000
     """The most that a program, an archive or a standard input may be."""
     uploads_in_flight_bytes: int = 8_000_000_000
     """What all uploads that are arriving may hold of the disk; no less than the largest result."""
     queue_per_account: int = 100_000
     """How many unfinished tasks an account may have."""
     logins_per_minute: int = 10
-    """By account and by peer address."""
+    """From one address; for one account ten times as many."""
+    key_grace_s: float = 86400.0
+    """After the signing key was changed: how long tokens of the old one are believed."""
+    grant_ucpt: int = 100_000_000
+    """What a new account gets."""
+    price_cpu_ucpt: int = 1_000_000
+    """For a CPU, for a minute; so are the other prices for a minute."""
+    price_memory_gb_ucpt: int = 1_000_000
+    """Of memory and scratch space together."""
+    price_gpu_ucpt: int = 1_000_000
+    price_gpu_memory_gb_ucpt: int = 1_000_000
+    price_least_ucpt: int = 1_000_000
+    """A task is never cheaper."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import attrs
 
 from hivemind.core.confinement import Confinement
+from hivemind.core.registration import Registration
 
 
 class TaskState(enum.StrEnum):
@@ -100,6 +101,12 @@ class Requirements:
     gpu_memory_bytes: int = 0
     gpu_name: str = ""
     location: str = ""
+    only_account: str = ""
+    """Whose nodes alone may have it; empty: anybody's."""
+    least_trust: int = 0
+    """How far its node must be trusted."""
+    pushable: bool = False
+    """It needs nothing of its node but its bytes, so a node that is told no more may run it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -132,7 +139,7 @@ class TaskSpec:
     env: Mapping[str, str] = attrs.field(factory=dict)
     policy: str = "default"
     requirements: Requirements = attrs.field(factory=Requirements)
-    wall_s: float = 3600.0
+    wall_s: float = 600.0
     cpu_s: float | None = None
     pids: int = 256
     output_bytes: int = 16 * 1024 * 1024
@@ -174,7 +181,7 @@ class Task:
     policy: str = "default"
     priority: int = 0
     requirements: Requirements = attrs.field(factory=Requirements)
-    wall_s: float = 3600.0
+    wall_s: float = 600.0
     attempt: int = 0
     """The newest attempt's number; 0 before the first."""
     stop_requested: bool = False
@@ -195,6 +202,8 @@ class Task:
     submitted_at: float = 0.0
     started_at: float | None = None
     finished_at: float | None = None
+    unconfirmed: bool = False
+    """It ended although its node never showed that its last attempt had."""
 
 
 @attrs.frozen(kw_only=True)
@@ -228,6 +237,10 @@ class Attempt:
     refusal: RefusalKind | None = None
     result_bytes: int = 0
     """Size of the tar of its output folder, kept as a blob; 0 when it left none."""
+    raw_result: bool = False
+    """The blob is no tar but the bytes that a pushed node stored as the result."""
+    unconfirmed: bool = False
+    """It was ended, and its node never showed that it had stopped it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -262,10 +275,16 @@ class Node:
     account: str
     name: str
     public_key: bytes
-    """Ed25519, 32 bytes."""
+    """Ed25519, 32 bytes; empty for a node that is pushed to."""
     enrolled_at: float
     last_seen_at: float = 0.0
     trust: int = 50
+    is_drained: bool = False
+    """Its owner wants it to be given nothing more, until it is resumed."""
+    registration: Registration | None = None
+    """Of a node that is pushed to; None for one that dials the master."""
+    unconfirmed: int = 0
+    """How many stops of attempts it never confirmed."""
 
 
 @attrs.frozen(kw_only=True)
@@ -303,6 +322,16 @@ class Capabilities:
     """``cgroup`` or ``best-effort``."""
     sandbox: str
     """``enabled`` when isolation is whole."""
+    address: str = ""
+    """``HOST:PORT`` of its own services; empty where it does not tell."""
+
+    @property
+    def has_whole_sandbox(self) -> bool:
+        """Whether isolation is whole."""
+        return self.sandbox == "enabled"
+
+    is_pushed: bool = False
+    """It is pushed to, and told nothing of a task but its bytes; the master's own knowledge."""
 
 
 @attrs.frozen(kw_only=True)

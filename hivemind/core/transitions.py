@@ -76,6 +76,7 @@ def _end(
         finished_at=now,
         node_id="",
         backoff_s=0.0,
+        unconfirmed=was_under_way and attempt is not None and attempt.unconfirmed,
     )
     effects: list[Effect] = list(before)
     if was_under_way and attempt is not None:
@@ -245,7 +246,9 @@ def timed_out(task: Task, attempt: Attempt, event: TimedOut, now: float, rules: 
         f"its time limit of {task.wall_s:g} s passed and node {attempt.node_id} did not report; "
         "the master ended it"
     )
-    over = _close(attempt, now, Outcome.TIMED_OUT, Reason.TIME_LIMIT, detail)
+    over = attrs.evolve(
+        _close(attempt, now, Outcome.TIMED_OUT, Reason.TIME_LIMIT, detail), unconfirmed=True
+    )
     end_it = KillAttempt(task_id=task.id, attempt=attempt.number, node_id=attempt.node_id)
     return _end(
         task, over, TaskState.TIMED_OUT, Reason.TIME_LIMIT, now, detail=detail, before=(end_it,)
@@ -255,7 +258,10 @@ def timed_out(task: Task, attempt: Attempt, event: TimedOut, now: float, rules: 
 def node_lost(task: Task, attempt: Attempt, event: NodeLost, now: float, rules: PoolRules) -> Step:
     """Nobody knows what became of the attempt: another try, or an end after too many."""
     detail = one_line(event.detail) or f"node {attempt.node_id} was lost"
-    over = _close(attempt, now, Outcome.LOST, Reason.NODE_LOST, detail)
+    over = attrs.evolve(
+        _close(attempt, now, Outcome.LOST, Reason.NODE_LOST, detail),
+        unconfirmed=task.stop_requested and not event.is_over,
+    )
     bar = _bar(attempt, rules.refusal_bar_s) if task.state is TaskState.ASSIGNED else None
     return _lost(task, over, detail, now, rules, bar=bar)
 

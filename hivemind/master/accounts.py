@@ -13,9 +13,15 @@ from hivemind.master.passwords import MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARS, Pa
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
 from hivemind.master.secrets import OneTimeSecrets, digest_of
-from hivemind.rpc.auth import Principal
+from hivemind.rpc.auth import InvalidToken, Principal
 from hivemind.rpc.contract.faults import NamedFault, denied, invalid
 from hivemind.rpc.errors import ErrorCode
+
+_MOST_TTL_S = 30 * 86400.0
+_ADDRESSES_PER_ACCOUNT = 10
+"""For so many addresses' worth of tries an account takes logins, from wherever they come: one
+stranger alone cannot keep its owner out, and many together still guess slowly."""
+_MOST_GRACE_S = 30 * 86400.0
 
 
 class Accounts:
@@ -31,8 +37,12 @@ class Accounts:
         clock: Callable[[], float],
         rates: RateLimiter,
         is_open: Callable[[], bool],
+        on_rotated: Callable[[], object] = lambda: None,
     ) -> None:
-        """``is_open``: whether anybody may register without an invitation."""
+        """``is_open``: whether anybody may register without an invitation. ``on_rotated`` is called
+        when tokens are signed with a new key; it may not wait.
+        """
+        self._on_rotated = on_rotated
         self._reactor = reactor
         self._authority = authority
         self._secrets = secrets
@@ -79,7 +89,7 @@ class Accounts:
         NamedFault or CallRefused.
         """
         self._rates.check("login from", peer.rpartition(":")[0])
-        self._rates.check("login to", name[:64])
+        self._rates.check("login to", name[:64], times=_ADDRESSES_PER_ACCOUNT)
         account = self._reactor.cluster.accounts.get(name)
         stored = account.password_hash if account is not None else ""
         matches = len(password.encode()) <= MAX_PASSWORD_BYTES and await self._passwords.matches(
@@ -116,3 +126,66 @@ class Accounts:
         if caller.role != Role.ADMIN:
             raise denied("only an admin may invite; ask one")
         return await self._secrets.create(caller.account, "invite", ttl_s)
+
+    async def create_node_token(
+        self, caller: Principal, node_id: str, ttl_s: float, account: str
+    ) -> Secret:
+        """A token with which an account may call a node of the caller's directly.
+
+        Raises CallRefused, or NamedFault for an account or a node that is not of the pool.
+        """
+        if not 0 <= ttl_s <= _MOST_TTL_S:
+            raise invalid("a token may last up to 30 days; ask for a time between 1s and 30d")
+        cluster = self._reactor.cluster
+        node = cluster.nodes.get(node_id)
+        if node is None:
+            raise NamedFault(ErrorCode.NODE_NOT_FOUND, f"no node {node_id[:64]!a} is of this pool")
+        if node.account != caller.account:
+            raise denied(f"no node {node.id} of yours", ErrorCode.NODE_NOT_FOUND)
+        guest = cluster.accounts.get(account or caller.account)
+        if guest is None:
+            raise NamedFault(ErrorCode.USER_NOT_FOUND, f"there is no account {account[:64]!a}")
+        lasts_s = ttl_s or self._rules().token_ttl_s
+        text = self._authority.direct_token(guest, node, lasts_s)
+        return Secret(text=text, expires_at=self._clock() + lasts_s)
+
+    async def revoke_token(self, caller: Principal, token: str) -> None:
+        """Take back a token of the caller's, or one that lets somebody into a node of its.
+
+        Raises CallRefused. A token that has expired needs none of this.
+        """
+        try:
+            claims = self._authority.claims_of(token)
+        except InvalidToken as error:
+            raise invalid(f"nothing to revoke: {error}") from error
+        node = self._reactor.cluster.nodes.get(claims.audience)
+        is_into_own_node = node is not None and node.account == caller.account
+        if claims.subject != caller.account and not is_into_own_node and caller.role != Role.ADMIN:
+            raise denied("this token is another account's", ErrorCode.INVALID_SESSION)
+        revoked = RevokedToken(token_id=claims.token_id, expires_at=claims.expires_at)
+        await self._reactor.perform(lambda turn: commands.revoke(turn, revoked))
+
+    async def set_role(self, caller: Principal, name: str, role: str) -> None:
+        """Let an account do more, or less; for admins. Raises NamedFault or CallRefused."""
+        if caller.role != Role.ADMIN:
+            raise denied("only an admin may give roles; ask one")
+        try:
+            chosen = Role(role)
+        except ValueError as error:
+            known = ", ".join(Role)
+            raise invalid(f"role {role[:32]!a} is not known; choose one of {known}") from error
+        await self._reactor.perform(lambda turn: commands.set_role(turn, name, chosen))
+
+    async def rotate_keys(self, caller: Principal, grace_s: float | None) -> float:
+        """Make a new signing key, for admins; until when tokens of the old one are believed.
+
+        Raises CallRefused.
+        """
+        if caller.role != Role.ADMIN:
+            raise denied("only an admin may change the signing key; ask one")
+        grace = self._rules().key_grace_s if grace_s is None else grace_s
+        if not 0 <= grace <= _MOST_GRACE_S:
+            raise invalid("tokens of an old key may be believed for up to 30 days; give less")
+        until = await self._authority.rotate(grace)
+        self._on_rotated()
+        return until

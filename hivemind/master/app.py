@@ -9,18 +9,30 @@ import structlog
 import trio
 
 from hivemind.core.events import Effect
+from hivemind.core.ledger import earned_ucpt
+from hivemind.core.messages import AttemptRef
 from hivemind.core.policy import PoolRules, Profile
 from hivemind.core.records import Account, Task
 from hivemind.master.accounts import Accounts
 from hivemind.master.authority import Authority
-from hivemind.master.bell import Bells
+from hivemind.master.bell import Bell, Bells
+from hivemind.master.descriptors import connections_for_nodes
 from hivemind.master.enrolment import Enroller
 from hivemind.master.founding import found
 from hivemind.master.links import Links
 from hivemind.master.nodes import Nodes
 from hivemind.master.output import OutputFolder
+from hivemind.master.payments import Payments
+from hivemind.master.presence import Presence
+from hivemind.master.public_nodes import PublicNodes
+from hivemind.master.public_tasks import PublicTasks
+from hivemind.master.push_dial import PushDial
+from hivemind.master.push_tools import PushTools
+from hivemind.master.pushes import Pushes
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
+from hivemind.master.reports import Reports
+from hivemind.master.retention import Retention
 from hivemind.master.secrets import OneTimeSecrets
 from hivemind.master.session import SessionTools
 from hivemind.master.tasks import Tasks
@@ -28,10 +40,19 @@ from hivemind.master.tls import load_tls, local_host
 from hivemind.master.uploads import Uploads
 from hivemind.rpc.auth import Authenticator
 from hivemind.rpc.budget import ByteBudget
+from hivemind.rpc.contract.accounts import MESSAGE_TOKENS as ACCOUNT_TOKENS
 from hivemind.rpc.contract.accounts import serve_accounts, serve_users
+from hivemind.rpc.contract.credits import serve_credits
 from hivemind.rpc.contract.link import OPEN_METHODS as OPEN_LINK_METHODS
 from hivemind.rpc.contract.link import serve_link
 from hivemind.rpc.contract.nodes import serve_nodes
+from hivemind.rpc.contract.public_master import PublicMasterCalls, spooled_fields
+from hivemind.rpc.contract.public_nodes import serve_public_nodes
+from hivemind.rpc.contract.public_reports import (
+    serve_report_batches,
+    serve_worker_reports,
+)
+from hivemind.rpc.contract.public_tasks import MESSAGE_TOKENS as TASK_TOKENS
 from hivemind.rpc.contract.serving import Servable, with_reflection
 from hivemind.rpc.contract.tasks import serve_tasks
 from hivemind.rpc.health import Health
@@ -111,11 +132,26 @@ class Master:
             budget=ByteBudget(self.rules().uploads_in_flight_bytes),
             max_bytes=self.rules().payload_bytes,
         )
+        self._uploads = Uploads(self._blobs, self._spool, lambda: self.rules().payload_bytes)
         self._links = self._make_links()
+        self._pushes = Pushes(
+            PushTools(
+                reactor=self.reactor,
+                store=self._store,
+                blobs=self._blobs,
+                authority=self._authority,
+                rules=self.rules,
+                connections=ByteBudget(connections_for_nodes(), wait_s=1.0),
+                connect=PushDial(
+                    tls=lambda: None if self._tls is None else self._tls.pushing,
+                    allow_plaintext=config.allow_plaintext,
+                ).connect,
+            )
+        )
         self._tasks = self._make_tasks()
         self._health = Health()
         self._server: Server | None = None
-        self._stale_credentials = trio.Event()
+        self._stale_credentials = Bell()
         self._drained = trio.Event()
         self.reactor.on_published = self._publish
         self.reactor.on_reload = self._reload
@@ -147,7 +183,7 @@ class Master:
             return
         if self._server is not None:
             self._server.use_tls(None if self._tls is None else self._tls.context)
-        self._stale_credentials.set()
+        self._stale_credentials.ring()
         log.info("certificate_reloaded")
 
     async def drain(self) -> None:
@@ -171,6 +207,7 @@ class Master:
             output=self._output,
             rules=self.rules,
             most_output_bytes=lambda policy: self._most(policy, "output") + _OUTPUT_SLACK_BYTES,
+            keyring=self._authority.keyring,
         )
         enroller = Enroller(
             self.reactor,
@@ -201,7 +238,7 @@ class Master:
             self._store,
             profiles=lambda: self._policies.profiles,
             rules=self.rules,
-            uploads=Uploads(self._blobs, self._spool, lambda: self.rules().payload_bytes),
+            uploads=self._uploads,
             blobs=self._blobs,
             output=self._output,
             bells=self.bells,
@@ -224,12 +261,45 @@ class Master:
             clock=time.time,
             rates=self._rates,
             is_open=self._is_registration_open,
+            on_rotated=self._stale_credentials.ring,
+        )
+        payments = Payments(self.reactor, self._store, clock=time.time)
+        presence = Presence(
+            self.reactor, self._links, self._pushes, rules=self.rules, clock=time.time
+        )
+        public_nodes = PublicNodes(self.reactor, self._pushes, presence, clock=time.time)
+        reports = Reports(
+            self.reactor,
+            self._store,
+            output=self._output,
+            blobs=self._blobs,
+            pushes=self._pushes,
+            clock=time.time,
+            report_status=public_nodes.report_status,
+            earned_ucpt=self._earned_ucpt,
         )
         services: list[Servable] = [
-            serve_users(accounts),
+            serve_users(accounts, payments),
+            serve_credits(payments),
             serve_accounts(accounts),
             serve_tasks(self._tasks),
-            serve_nodes(Nodes(self.reactor, self._links, rules=self.rules)),
+            PublicMasterCalls(
+                PublicTasks(
+                    self.reactor,
+                    self._store,
+                    self._tasks,
+                    uploads=self._uploads,
+                    output=self._output,
+                    blobs=self._blobs,
+                ),
+                reports,
+            ),
+            serve_nodes(
+                Nodes(self.reactor, self._links, presence, on_forgotten=self._pushes.forgotten)
+            ),
+            serve_public_nodes(public_nodes),
+            serve_worker_reports(reports),
+            serve_report_batches(reports),
             serve_link(self._links),
             self._health,
         ]
@@ -238,9 +308,27 @@ class Master:
             authenticator=Authenticator(
                 open_methods=OPEN_METHODS,
                 verify=self._authority.verify,
+                message_tokens={**ACCOUNT_TOKENS, **TASK_TOKENS},
                 certified=frozenset() if self._tls is None else self._tls.certified,
             ),
+            spool=self._spool,
+            spooled=spooled_fields(lambda: self.rules().payload_bytes),
             tls=None if self._tls is None else self._tls.context,
+        )
+
+    def _earned_ucpt(self, ref: AttemptRef) -> int:
+        """What an attempt that is under way has earned so far."""
+        cluster = self.reactor.cluster
+        task, attempt = cluster.tasks.get(ref.task_id), cluster.attempts.get(ref.task_id)
+        if task is None or attempt is None or attempt.number != ref.attempt:
+            return 0
+        node = cluster.nodes.get(attempt.node_id)
+        return earned_ucpt(
+            cluster.escrows.get(task.id),
+            attempt,
+            "" if node is None else node.account,
+            wall_s=task.wall_s,
+            now=time.time(),
         )
 
     def _is_registration_open(self) -> bool:
@@ -260,6 +348,8 @@ class Master:
             Service(name="reactor", run=self.reactor.run),
             Service(name="founding", run=self._found, restart=Restart.TEMPORARY),
             Service(name="links", run=self._links.run),
+            Service(name="retention", run=self._keep_no_longer),
+            Service(name="pushes", run=self._pushes.run),
             Service(name="server", run=self._serve),
         )
 
@@ -275,6 +365,20 @@ class Master:
         # Drained: nothing is left to serve, and the owner is about to leave.
         await trio.sleep_forever()
 
+    async def _keep_no_longer(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        retention = Retention(
+            self.reactor,
+            self._store,
+            output=self._output,
+            blobs=self._blobs,
+            rules=self.rules,
+            clock=time.time,
+        )
+        task_status.started()
+        await retention.run()
+
     async def _found(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -286,7 +390,6 @@ class Master:
         while True:
             with trio.move_on_after(wait_s):
                 await self._stale_credentials.wait()
-            self._stale_credentials = trio.Event()
             try:
                 await self._write_credentials(admin)
                 wait_s = self.rules().token_ttl_s / 2
@@ -314,11 +417,13 @@ class Master:
 
     def _publish(self, tasks: Sequence[Task], effects: Sequence[Effect]) -> None:
         self._links.dispatch(effects)
+        self._pushes.dispatch(effects)
         for task in tasks:
             self.bells.ring(task.id)
 
     def _reload(self) -> None:
         self._links.end_all()
+        self._pushes.reload()
         self.bells.ring_all()
 
 

@@ -3,15 +3,22 @@
 from collections.abc import Callable
 
 import attrs
-from nacl.signing import SigningKey, VerifyKey
+from nacl.signing import VerifyKey
 
+from hivemind.core.messages import Keyring
 from hivemind.core.records import Account, Node
+from hivemind.master import signing
+from hivemind.master.keyrings import Keyrings, new_token_id, of_account, of_node
 from hivemind.master.reactor import Reactor
 from hivemind.rpc.auth import InvalidToken, Principal
-from hivemind.rpc.tokens import MASTER_AUDIENCE, Claims, sign_token, verify_token
-
-SIGNING_KEY_FACT = "signing_key"
-"""The name under which the store keeps the key's 32-byte seed."""
+from hivemind.rpc.tokens import (
+    MASTER_AUDIENCE,
+    Claims,
+    WrongAudience,
+    WrongKey,
+    sign_token,
+    verify_token,
+)
 
 
 class Authority:
@@ -27,36 +34,69 @@ class Authority:
         self._reactor = reactor
         self._clock = clock
         self._random_bytes = random_bytes
+        self._keyrings = Keyrings()
 
-    @property
-    def _key(self) -> SigningKey:
-        return SigningKey(self._reactor.cluster.facts[SIGNING_KEY_FACT])
+    def verify_keys(self) -> tuple[VerifyKey, ...]:
+        """What others need to check this pool's tokens: the newest key, then older ones whose
+        tokens are still believed.
+        """
+        return signing.verify_keys(self._reactor.cluster.facts, self._clock())
 
-    @property
-    def verify_key(self) -> VerifyKey:
-        """What others need to check this pool's tokens."""
-        return self._key.verify_key
+    async def rotate(self, grace_s: float) -> float:
+        """Sign with a new key from now on; until when tokens of the old one are believed.
+
+        Raises CallRefused.
+        """
+        seed = self._random_bytes(32)
+        return await self._reactor.perform(lambda turn: signing.rotate(turn, seed, grace_s))
+
+    def _sign(self, claims: Claims) -> str:
+        return sign_token(claims, signing.signing_key(self._reactor.cluster.facts))
 
     def account_token(self, account: Account, ttl_s: float) -> str:
         """A token that is the account, for the master, for so long."""
         now = self._clock()
-        return sign_token(
+        return self._sign(
             Claims(
                 subject=account.name,
                 role=account.role.value,
                 kind="account",
                 audience=MASTER_AUDIENCE,
-                token_id=self._random_bytes(12).hex(),
+                token_id=new_token_id(of_account(account.name), self._random_bytes),
                 issued_at=now,
                 expires_at=now + ttl_s,
-            ),
-            self._key,
+            )
+        )
+
+    def direct_token(self, account: Account, node: Node, ttl_s: float) -> str:
+        """A token with which the account may call the node's own services, and nothing else."""
+        now = self._clock()
+        return self._sign(
+            Claims(
+                subject=account.name,
+                role=account.role.value,
+                kind="direct",
+                audience=node.id,
+                token_id=new_token_id(of_node(node.id), self._random_bytes),
+                issued_at=now,
+                expires_at=now + ttl_s,
+            )
+        )
+
+    def keyring(self, node_id: str) -> Keyring:
+        """What the node needs to check by itself the tokens that it is called with."""
+        cluster = self._reactor.cluster
+        node = cluster.nodes.get(node_id)
+        return self._keyrings.of(
+            () if node is None else (of_node(node.id), of_account(node.account)),
+            keys=tuple(key.encode() for key in self.verify_keys()),
+            revoked=cluster.revoked,
         )
 
     def node_token(self, node: Node, ttl_s: float) -> str:
         """A token that is the node: good for the link alone."""
         now = self._clock()
-        return sign_token(
+        return self._sign(
             Claims(
                 subject=node.account,
                 role="provider",
@@ -66,8 +106,34 @@ class Authority:
                 token_id=self._random_bytes(12).hex(),
                 issued_at=now,
                 expires_at=now + ttl_s,
-            ),
-            self._key,
+            )
+        )
+
+    def claims_of(self, token: str) -> Claims:
+        """What a token of this pool says, whomever it is meant for. Raises InvalidToken."""
+        try:
+            return self._claims(token)
+        except WrongAudience as error:
+            return self._claims(token, error.audience)
+
+    def push_token(self, node: Node, ttl_s: float) -> str:
+        """What the master shows to a node that it pushes to. Nobody but that node believes it, so
+        that what a node holds opens nothing else.
+        """
+        if node.id == MASTER_AUDIENCE:
+            raise ValueError("a node cannot be called what the master is")
+        now = self._clock()
+        return self._sign(
+            Claims(
+                subject=node.account,
+                role="provider",
+                kind="push",
+                node_id=node.id,
+                audience=node.id,
+                token_id=self._random_bytes(12).hex(),
+                issued_at=now,
+                expires_at=now + ttl_s,
+            )
         )
 
     async def verify(self, token: str, peer: str) -> Principal:
@@ -76,8 +142,10 @@ class Authority:
 
     def principal(self, token: str) -> Principal:
         """Whom the token stands for, as the account is now. Raises InvalidToken."""
-        claims = verify_token(token, self.verify_key, audience=MASTER_AUDIENCE, now=self._clock())
+        claims = self._claims(token)
         cluster = self._reactor.cluster
+        if claims.kind not in {"account", "node"}:
+            raise InvalidToken("the token is not one for the master; log in again")
         if claims.token_id in cluster.revoked:
             raise InvalidToken("this token was revoked; log in again")
         if claims.subject not in cluster.accounts:
@@ -88,3 +156,14 @@ class Authority:
         if claims.kind == "account":
             return attrs.evolve(principal, role=cluster.accounts[claims.subject].role.value)
         return principal
+
+    def _claims(self, token: str, audience: str = MASTER_AUDIENCE) -> Claims:
+        """What the token says, by whichever key it was signed with. Raises InvalidToken."""
+        now = self._clock()
+        newest, *older = self.verify_keys()
+        for key in (newest, *older):
+            try:
+                return verify_token(token, key, audience=audience, now=now)
+            except WrongKey as error:
+                refusal = error
+        raise refusal

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from hivemind.core.fleet import Fleet, Reservation
+from hivemind.core.ledger import Escrow, is_escrow
 from hivemind.core.queue import TaskQueue
 from hivemind.core.records import (
     Account,
@@ -39,6 +40,12 @@ class Cluster:
     revoked: dict[str, float] = attrs.field(factory=dict)
     """Token ids that must not be believed, with the time at which they expire anyway."""
     facts: dict[str, bytes] = attrs.field(factory=dict)
+    balances: dict[str, int] = attrs.field(factory=dict)
+    """In millionths of a CPT, by ledger account."""
+    escrows: dict[str, Escrow] = attrs.field(factory=dict)
+    """What is held for unfinished tasks, by the task's id."""
+    held_ucpt_of: Counter[str] = attrs.field(factory=Counter)
+    """What is held for each account's unfinished tasks together."""
     fleet: Fleet = attrs.field(factory=Fleet)
     queue: TaskQueue = attrs.field(factory=TaskQueue)
     unfinished_of: Counter[str] = attrs.field(factory=Counter)
@@ -67,12 +74,32 @@ class Cluster:
         if task.node_id:
             self.on_node.setdefault(task.node_id, set()).add(task.id)
 
+    def put_escrow(self, task_id: str, escrow: Escrow | None) -> None:
+        """Publish what is held for a task; None: nothing any more."""
+        old = self.escrows.pop(task_id, None)
+        if old is not None:
+            self.held_ucpt_of[old.account] -= old.held_ucpt
+            if not self.held_ucpt_of[old.account]:
+                del self.held_ucpt_of[old.account]
+        if escrow is not None:
+            self.escrows[task_id] = escrow
+            self.held_ucpt_of[escrow.account] += escrow.held_ucpt
+
+    def put_balance(self, account: str, ucpt: int) -> None:
+        """Publish what a ledger account has; an escrow that is empty is no longer held here."""
+        if ucpt or not is_escrow(account):
+            self.balances[account] = ucpt
+        else:
+            self.balances.pop(account, None)
+
     def put_secrets(
         self, revoked: Iterable[RevokedToken], join_tokens: Iterable[JoinToken], now: float
     ) -> None:
         """Publish what became of secrets, and let go of those that have expired anyway."""
-        self.revoked = {id_: until for id_, until in self.revoked.items() if until > now}
-        self.revoked.update((token.token_id, token.expires_at) for token in revoked)
+        # Another dictionary each time: whoever has made something of the old one sees that.
+        self.revoked = {id_: until for id_, until in self.revoked.items() if until > now} | {
+            token.token_id: token.expires_at for token in revoked
+        }
         for token in join_tokens:
             self.join_tokens[token.digest] = token
         self.join_tokens = {
@@ -111,7 +138,10 @@ def load_cluster(snapshot: Snapshot, now_mono: float) -> Cluster:
         join_tokens={token.digest: token for token in snapshot.join_tokens},
         revoked={token.token_id: token.expires_at for token in snapshot.revoked_tokens},
         facts=dict(snapshot.facts),
+        balances=dict(snapshot.balances),
     )
+    for escrow in snapshot.escrows:
+        cluster.put_escrow(escrow.task_id, escrow)
     attempts: Mapping[str, Attempt] = {attempt.task_id: attempt for attempt in snapshot.attempts}
     for task in snapshot.tasks:
         attempt = attempts.get(task.id)

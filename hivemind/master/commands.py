@@ -18,6 +18,7 @@ from hivemind.core.events import (
     Started,
     Stop,
 )
+from hivemind.core.ledger import grant
 from hivemind.core.messages import (
     AttemptRef,
     FinishedReport,
@@ -33,11 +34,14 @@ from hivemind.core.records import (
     Node,
     RefusalKind,
     RevokedToken,
+    Role,
     Task,
 )
+from hivemind.master import settling
+from hivemind.master.charging import charge
 from hivemind.master.cluster import UNDER_WAY
 from hivemind.master.turn import Turn
-from hivemind.rpc.contract.faults import NamedFault, denied, exhausted, taken
+from hivemind.rpc.contract.faults import NamedFault, denied, exhausted, not_now, taken
 from hivemind.rpc.errors import ErrorCode
 from hivemind.store.api import DuplicateTask
 from hivemind.store.changes import NewTask, ResultBlob
@@ -62,10 +66,12 @@ def is_under_way(task: Task, ref: AttemptRef, node_id: str) -> bool:
 # --- tasks ---
 
 
-def submit(turn: Turn, new: NewTask, *, most_unfinished: int) -> Task:
-    """Take a task. One whose client key was used in this very turn is the task made then.
+def submit(turn: Turn, new: NewTask, *, most_unfinished: int, most_ucpt: int | None = None) -> Task:
+    """Take a task, and hold what it can cost. One whose client key was used in this very turn is
+    the task made then.
 
-    Raises DuplicateTask for an id that is taken, CallRefused where the account has its most.
+    Raises DuplicateTask for an id that is taken, CallRefused where the account has its most,
+    NamedFault where it cannot be paid for, or not without holding more than ``most_ucpt``.
     """
     task = new.task
     if turn.task(task.id) is not None:
@@ -77,7 +83,7 @@ def submit(turn: Turn, new: NewTask, *, most_unfinished: int) -> Task:
         if twin is not None:
             return twin
     check_unfinished(task.account, turn.unfinished_of(task.account), most=most_unfinished)
-    turn.add_task(new)
+    turn.add_task(attrs.evolve(new, task=charge(turn, task, most_ucpt=most_ucpt)))
     return turn.step(task.id, Admit()).task
 
 
@@ -212,9 +218,18 @@ def join(turn: Turn, node_id: str, hello: Hello) -> Joined:
         else:
             turn.step(
                 task_id,
-                NodeLost(attempt=attempt.number, detail=f"node {node.name} came back without it"),
+                NodeLost(
+                    attempt=attempt.number,
+                    detail=f"node {node.name} came back without it",
+                    is_over=True,
+                ),
             )
-    turn.join_fleet(node, hello.capabilities, draining=hello.draining)
+    # What it had lost may have cost it trust.
+    turn.join_fleet(
+        turn.node(node_id) or node,
+        hello.capabilities,
+        draining=hello.draining or node.is_drained,
+    )
     return Joined(
         wanted=tuple(ref for ref in hello.held if ref in wanted),
         unwanted=tuple(ref for ref in hello.held if ref not in wanted),
@@ -232,8 +247,45 @@ def set_draining(turn: Turn, node_id: str, *, draining: bool) -> None:
     turn.set_draining(node_id, draining=draining)
 
 
+def drain(turn: Turn, node_id: str, *, is_drained: bool) -> None:
+    """Somebody who may do so wants the node given nothing more, or again; for good.
+
+    Raises NamedFault: it was forgotten, or is not here to be drained.
+    """
+    node = _known_node(turn, node_id)
+    if is_drained and node_id not in turn.cluster.fleet:
+        raise NamedFault(
+            ErrorCode.NODE_OFFLINE,
+            f"node {node.name} is away, so nothing of it can be drained; start its worker, or "
+            f"`hivemind node forget {node_id}`",
+        )
+    turn.put_node(attrs.evolve(node, is_drained=is_drained))
+    turn.set_draining(node_id, draining=is_drained)
+
+
+def forget(turn: Turn, node_id: str) -> None:
+    """The node is of this pool no more: what it runs is lost, and run elsewhere.
+
+    Raises NamedFault: it was forgotten already.
+    """
+    node = _known_node(turn, node_id)
+    detail = f"node {node.name} was forgotten"
+    _lose_all(turn, node_id, detail)
+    turn.leave_fleet(node_id)
+    turn.forget_node(node_id)
+
+
+def _known_node(turn: Turn, node_id: str) -> Node:
+    node = turn.node(node_id)
+    if node is None:
+        raise NamedFault(ErrorCode.NODE_NOT_FOUND, f"node {node_id} is not of this pool any more")
+    return node
+
+
 def end_attempt(turn: Turn, node_id: str, ref: AttemptRef, ending: Ending) -> None:
-    """The master itself ends an attempt of a node's; nothing happens if it is over already."""
+    """The master itself ends an attempt, because its node sent what no sandbox would let through;
+    nothing happens if it is over already.
+    """
     task, attempt = turn.task(ref.task_id), turn.attempt(ref.task_id)
     if task is None or attempt is None or not is_under_way(task, ref, node_id):
         return
@@ -241,7 +293,13 @@ def end_attempt(turn: Turn, node_id: str, ref: AttemptRef, ending: Ending) -> No
         attempt=ref.attempt, seq=attempt.report_seq + 1, ending=ending, node_id=node_id
     )
     turn.step(ref.task_id, event)
+    settling.distrust(turn, node_id)
     turn.add_effect(KillAttempt(task_id=ref.task_id, attempt=ref.attempt, node_id=node_id))
+
+
+def distrust(turn: Turn, node_id: str) -> None:
+    """A node said what cannot be true: it is trusted less."""
+    settling.distrust(turn, node_id)
 
 
 def lose(turn: Turn, node_id: str, detail: str) -> int:
@@ -252,6 +310,12 @@ def lose(turn: Turn, node_id: str, detail: str) -> int:
     state = turn.cluster.fleet.nodes.get(node_id)
     if state is not None and state.connected:
         return 0
+    lost = _lose_all(turn, node_id, detail)
+    turn.leave_fleet(node_id)
+    return lost
+
+
+def _lose_all(turn: Turn, node_id: str, detail: str) -> int:
     lost = 0
     for task_id in tuple(turn.cluster.on_node.get(node_id, ())):
         attempt = turn.attempt(task_id)
@@ -260,7 +324,6 @@ def lose(turn: Turn, node_id: str, detail: str) -> int:
             continue
         turn.step(task_id, NodeLost(attempt=attempt.number, detail=detail))
         lost += 1
-    turn.leave_fleet(node_id)
     return lost
 
 
@@ -292,12 +355,31 @@ def enrol(turn: Turn, node: Node, join_digest: bytes | None) -> Node:
 
 
 def register(turn: Turn, account: Account, invite_digest: bytes | None) -> None:
-    """Make an account. With a digest the invitation of that digest is used up."""
+    """Make an account, with the pool's grant. A digest is that of the invitation to use up."""
     if turn.account(account.name) is not None:
         raise NamedFault(ErrorCode.USER_EXISTS, f"the name {account.name} is taken; choose another")
     if invite_digest is not None:
         _use(turn, invite_digest, "invite")
     turn.put_account(account)
+    endow(turn, account)
+
+
+def endow(turn: Turn, account: Account) -> None:
+    """Give an account what a new one gets."""
+    if turn.rules.grant_ucpt:
+        turn.books.post(grant(account.name, turn.rules.grant_ucpt, turn.now))
+
+
+def set_role(turn: Turn, name: str, role: Role) -> Account:
+    """Let an account do more, or less. Raises NamedFault, and CallRefused for the last admin."""
+    account = turn.account(name)
+    if account is None:
+        raise NamedFault(ErrorCode.USER_NOT_FOUND, f"no account {name[:32]!a} is in this pool")
+    if account.role is Role.ADMIN and role is not Role.ADMIN and turn.admins() == 1:
+        raise not_now(f"account {name} is the last admin; make another one first")
+    changed = attrs.evolve(account, role=role)
+    turn.put_account(changed)
+    return changed
 
 
 def put_join_token(turn: Turn, token: JoinToken) -> None:

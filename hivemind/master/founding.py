@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 
+from hivemind.core.ledger import user_account
 from hivemind.core.records import Account, Role
-from hivemind.master.authority import SIGNING_KEY_FACT
+from hivemind.master.commands import endow
 from hivemind.master.reactor import Reactor
+from hivemind.master.signing import SIGNING_KEY_FACT
 from hivemind.master.turn import Turn
 
 EPOCH_FACT = "epoch"
 """The name under which the store counts the starts of a master; every lease carries the count."""
+
+LEDGER_FACT = "ledger"
+"""Whether every account that is older than the ledger has been given what a new one gets."""
 
 FIRST_ADMIN = "admin"
 
@@ -34,6 +39,12 @@ async def found(
                 name=FIRST_ADMIN, role=Role.ADMIN, password_hash="", created_at=created_at
             )
             turn.put_account(admin)
+            endow(turn, admin)
+        if LEDGER_FACT not in facts:
+            turn.put_fact(LEDGER_FACT, b"1")
+            for account in turn.cluster.accounts.values():
+                if user_account(account.name) not in turn.cluster.balances:
+                    endow(turn, account)
         return admin
 
     return await reactor.perform(command)

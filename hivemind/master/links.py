@@ -89,6 +89,9 @@ class Links:
             try:
                 cluster, now = self._tools.reactor.cluster, trio.current_time()
                 for node_id in {*cluster.on_node, *cluster.fleet.nodes}:
+                    node = cluster.nodes.get(node_id)
+                    if node is not None and node.registration is not None:
+                        continue  # It has no link; whoever pushes to it minds its lease.
                     self._begin_lease(node_id, now + self._tools.rules().lease_s)
                 task_status.started()
                 await trio.sleep_forever()
@@ -185,6 +188,8 @@ class Links:
         if self._sessions.get(node_id) is not session:
             return
         del self._sessions[node_id]
+        if node_id not in self._tools.reactor.cluster.nodes:
+            return  # It was forgotten, and what it had is lost already.
         lease = self._leases.get(node_id)
         if lease is None or session.is_welcome:
             self._begin_lease(node_id, trio.current_time() + self._tools.rules().lease_s)
@@ -228,13 +233,14 @@ class Links:
         item = attrs.evolve(report, ending=attrs.evolve(report.ending, result_bytes=size))
         said = commands.Report(item=item, result=blob if size else None)
         is_named = False
+        contradiction: MalformedMessage | None = None
         try:
             (outcome,) = await self._tools.reactor.settle(
                 lambda turn: commands.report_all(turn, node_id, [said])
             )
             is_named = outcome.is_applied
         except LifecycleError as error:
-            raise MalformedMessage(str(error)) from error
+            contradiction = MalformedMessage(str(error))
         except Unsettled:
             # If nothing names the file, it is removed at the next start.
             is_named = True
@@ -243,6 +249,9 @@ class Links:
             if not is_named:
                 with trio.move_on_after(_CLEANUP_S, shield=True):
                     await self._blobs.delete(blob)
+        if contradiction is not None:
+            await self._tools.reactor.perform(lambda turn: commands.distrust(turn, node_id))
+            raise contradiction
 
     async def _settle_output(self, report: FinishedReport) -> None:
         known = await self._tools.output.log(report.ref.task_id, report.ref.attempt)

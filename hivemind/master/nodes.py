@@ -1,16 +1,16 @@
 """The pool's machines, as people see them."""
 
-import time
 from collections.abc import Callable
 
-import trio
-
 from hivemind.core.messages import NodeList, NodeView
-from hivemind.core.policy import PoolRules
-from hivemind.core.records import Node
+from hivemind.core.records import Node, Role
+from hivemind.master import commands
 from hivemind.master.links import Links
+from hivemind.master.presence import Presence
 from hivemind.master.reactor import Reactor
 from hivemind.rpc.auth import Principal
+from hivemind.rpc.contract.faults import NamedFault, denied, invalid
+from hivemind.rpc.errors import ErrorCode
 
 _MOST = 200
 
@@ -22,14 +22,15 @@ class Nodes:
         self,
         reactor: Reactor,
         links: Links,
+        presence: Presence,
         *,
-        rules: Callable[[], PoolRules],
-        clock: Callable[[], float] = time.time,
+        on_forgotten: Callable[[str], None],
     ) -> None:
+        """``on_forgotten`` is called with the id of a node that is of the pool no more."""
         self._reactor = reactor
         self._links = links
-        self._rules = rules
-        self._clock = clock
+        self._presence = presence
+        self._on_forgotten = on_forgotten
 
     async def list_nodes(self, caller: Principal, cursor: str, limit: int) -> NodeList:
         """A page of nodes, by id; everybody may see what the pool is made of."""
@@ -41,26 +42,81 @@ class Nodes:
             next_cursor=page[-1] if len(ids) > len(page) else "",
         )
 
+    async def drain(self, caller: Principal, node: str) -> NodeView:
+        """Give the node nothing more, until it is resumed. Raises CallRefused."""
+        return await self._set_drained(caller, node, is_drained=True)
+
+    async def resume(self, caller: Principal, node: str) -> NodeView:
+        """Give the node work again. Raises CallRefused."""
+        return await self._set_drained(caller, node, is_drained=False)
+
+    async def _set_drained(self, caller: Principal, node: str, *, is_drained: bool) -> NodeView:
+        known = self._find(caller, node)
+        await self._reactor.perform(
+            lambda turn: commands.drain(turn, known.id, is_drained=is_drained)
+        )
+        return self._view(self._reactor.cluster.nodes[known.id])
+
+    async def forget(self, caller: Principal, node: str) -> str:
+        """Strike the node off the list; its id. Its worker must enrol anew. Raises CallRefused."""
+        known = self._find(caller, node)
+        await self._reactor.perform(lambda turn: commands.forget(turn, known.id))
+        session = self._links.session(known.id)
+        if session is not None:
+            session.end(
+                NamedFault(
+                    ErrorCode.NODE_NOT_FOUND, f"node {known.id} was forgotten; enrol it anew"
+                )
+            )
+        self._on_forgotten(known.id)
+        return known.id
+
+    def _find(self, caller: Principal, text: str) -> Node:
+        """The node of this id, or the only one of this name, that the caller may steer.
+
+        Raises CallRefused: there is none, there are several, or it is another account's.
+        """
+        nodes = self._reactor.cluster.nodes
+        is_admin = caller.role == Role.ADMIN
+        known = nodes.get(text)
+        if known is None:
+            named = [node for node in nodes.values() if node.name == text]
+            mine = [node for node in named if is_admin or node.account == caller.account]
+            if len(mine) > 1:
+                ids = ", ".join(sorted(node.id for node in mine)[:5])
+                raise invalid(f"{len(mine)} nodes are called {text!a}; name one by its id: {ids}")
+            known = next(iter(mine or named), None)
+        if known is None:
+            raise NamedFault(
+                ErrorCode.NODE_NOT_FOUND, f"no node {text[:64]!a}; `hivemind nodes` lists them"
+            )
+        if not is_admin and known.account != caller.account:
+            raise denied(f"node {known.id} is not yours", ErrorCode.NODE_NOT_FOUND)
+        return known
+
     def _view(self, node: Node) -> NodeView:
         session = self._links.session(node.id)
         state = self._reactor.cluster.fleet.nodes.get(node.id)
-        quiet_s = trio.current_time() - session.heard_at if session is not None else None
+        seen, said = self._presence.of(node), node.registration
         if state is None:
             return NodeView(
                 id=node.id,
                 account=node.account,
                 name=node.name,
-                status="offline",
+                status=seen.status,
                 trust=node.trust,
-                last_seen_at=node.last_seen_at,
+                draining=node.is_drained,
+                last_seen_at=seen.at,
+                hostname="" if said is None else said.hostname,
+                port=0 if said is None else said.port,
+                unconfirmed=node.unconfirmed,
             )
-        is_prompt = quiet_s is not None and quiet_s < 2 * self._rules().heartbeat_s + 1
         capabilities = state.capabilities
         return NodeView(
             id=node.id,
             account=node.account,
             name=node.name,
-            status="online" if is_prompt and state.connected else "late",
+            status=seen.status,
             draining=state.draining,
             capacity=state.capacity,
             vitals=session.vitals if session is not None else None,
@@ -69,8 +125,11 @@ class Nodes:
             memory_bytes_reserved=state.reserved.memory_bytes,
             limits=capabilities.limits,
             sandbox=capabilities.sandbox,
-            trust=node.trust,
-            last_seen_at=node.last_seen_at if quiet_s is None else self._clock() - quiet_s,
+            trust=state.effective_trust,
+            last_seen_at=seen.at,
             hostname=capabilities.hostname,
             version=capabilities.version,
+            port=0 if said is None else said.port,
+            unconfirmed=node.unconfirmed,
+            address=capabilities.address,
         )

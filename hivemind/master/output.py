@@ -4,9 +4,12 @@ A file is a row of frames: stream (1 byte), time (8, seconds since the epoch), l
 Followers read the file, woken by appends; so a slow one holds nothing up and costs no memory.
 """
 
+import contextlib
 import os
+import shutil
 import struct
 import weakref
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,8 +20,11 @@ import trio
 from hivemind.core.records import OutputChunk, OutputStream
 
 _HEADER = struct.Struct("<BdI")
+MARK = struct.Struct("<QQQ")
 _FRAME_BYTES = 64 * 1024
 """The most data in one frame, so that a reader's buffer always holds a whole one."""
+_PLACE_BYTES = 256 * 1024
+"""How far apart the places are that a log knows, from which a reader may begin."""
 _READ_BYTES = 4 * (_FRAME_BYTES + _HEADER.size)
 
 
@@ -45,10 +51,18 @@ class _Extent:
 class OutputLog:
     """One attempt's output. Appends come from one link at a time; followers are any number."""
 
-    def __init__(self, path: Path, extent: _Extent, on_growth: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        extent: _Extent,
+        on_growth: Callable[[], None],
+        places: Sequence[_Extent] = (),
+    ) -> None:
         self._path = path
         self._on_growth = on_growth
         self._extent = extent
+        self._places = list(places)
+        """Where frames begin, some way apart, in order."""
         self._lock = trio.Lock()
         self._grown = trio.Event()
 
@@ -56,6 +70,11 @@ class OutputLog:
     def size(self) -> int:
         """Bytes of both streams so far."""
         return self._extent.size
+
+    @property
+    def file_bytes(self) -> int:
+        """How long the file is that holds them."""
+        return self._extent.file_bytes
 
     async def append(self, chunks: Sequence[OutputChunk], *, most_bytes: int) -> None:
         """Add output; what is known already is skipped, so a sender may repeat itself.
@@ -83,6 +102,7 @@ class OutputLog:
                 return
             block = b"".join(frames)
             await trio.to_thread.run_sync(_write_at, self._path, extent.file_bytes, block)
+            _note_place(self._places, extent)
             self._extent = _Extent(size, extent.file_bytes + len(block))
             grown, self._grown = self._grown, trio.Event()
             grown.set()
@@ -101,7 +121,9 @@ class OutputLog:
 
     def follow(self, offset: int = 0) -> "Follower":
         """A place in this log, from which to read on."""
-        return Follower(log=self, offset=offset)
+        known = bisect_right(self._places, offset, key=lambda place: place.size)
+        near = self._places[known - 1] if known else _Extent()
+        return Follower(log=self, offset=offset, position=near.file_bytes, at=near.size)
 
     def sync_chunks(self, stream: OutputStream) -> Iterator[bytes]:
         """One stream's output up to now, for a thread to read."""
@@ -130,7 +152,9 @@ class Follower:
     offset: int
     """Bytes of both streams that were read, or need not be."""
     _position: int = 0
+    """A frame's beginning in the file, ..."""
     _at: int = 0
+    """... and in both streams."""
 
     async def next_batch(self) -> tuple[OutputChunk, ...]:
         """The next output that is there now; empty where there is none."""
@@ -151,19 +175,28 @@ class OutputFolder:
         """``on_growth`` is called with a task's id whenever it has new output."""
         self._root = root
         self._on_growth = on_growth
-        self._open: weakref.WeakValueDictionary[tuple[str, int], OutputLog] = (
+        self._open: weakref.WeakValueDictionary[tuple[str, int, str], OutputLog] = (
             weakref.WeakValueDictionary()
         )
-        self._opening: dict[tuple[str, int], trio.Event] = {}
+        self._opening: dict[tuple[str, int, str], trio.Event] = {}
 
-    async def log(self, task_id: str, attempt: int) -> OutputLog:
+    async def remove(self, task_id: str) -> None:
+        """Remove what is there of a task that has ended; none of it is no error."""
+        await trio.to_thread.run_sync(_remove_folder, self._root / task_id)
+
+    def path(self, task_id: str, attempt: int, kind: str = "log") -> Path:
+        """Where the attempt's log of some kind is, or would be; ``log`` is its output."""
+        return self._root / task_id / f"{attempt}.{kind}"
+
+    async def log(self, task_id: str, attempt: int, kind: str = "log") -> OutputLog:
         """The attempt's log, empty where nothing was written yet.
 
         Args:
             task_id: one that this pool made, since it becomes part of a path.
             attempt: from 1.
+            kind: ``log`` for its output; another for what is kept apart from it.
         """
-        key = (task_id, attempt)
+        key = (task_id, attempt, kind)
         while (known := self._open.get(key)) is None:
             opening = self._opening.get(key)
             if opening is not None:
@@ -172,9 +205,9 @@ class OutputFolder:
             # A long log takes time to measure, in which only those who want this one wait.
             measured = self._opening[key] = trio.Event()
             try:
-                path = self._root / task_id / f"{attempt}.log"
-                extent = await trio.to_thread.run_sync(_measure, path)
-                known = OutputLog(path, extent, partial(self._on_growth, task_id))
+                path = self.path(task_id, attempt, kind)
+                extent, places = await trio.to_thread.run_sync(_measure, path)
+                known = OutputLog(path, extent, partial(self._on_growth, task_id), places)
                 self._open[key] = known
             finally:
                 del self._opening[key]
@@ -223,12 +256,50 @@ def _sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def _measure(path: Path) -> _Extent:
-    """What whole frames a file holds; a torn one at its end does not count."""
+def _remove_folder(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def read_mark(path: Path) -> tuple[int, int, int] | None:
+    """What the mark beside a log says: the highest sequence number that was taken, and how many
+    bytes of output, and of the file, were acknowledged. None where there is no mark.
+    """
+    try:
+        sequence, size, file_bytes = MARK.unpack(mark_of(path).read_bytes())
+    except (FileNotFoundError, struct.error):
+        return None
+    return sequence, size, file_bytes
+
+
+def mark_of(path: Path) -> Path:
+    """Where the mark of a log is."""
+    return path.with_name(path.name + ".mark")
+
+
+def _note_place(places: list[_Extent], place: _Extent) -> None:
+    if place.size - (places[-1].size if places else 0) >= _PLACE_BYTES:
+        places.append(place)
+
+
+def _measure(path: Path) -> tuple[_Extent, list[_Extent]]:
+    """What whole frames a file holds, and places in it where a reader may begin.
+
+    Neither a torn frame at its end counts, nor what is beyond its mark.
+    """
+    extent, places = _whole_frames(path)
+    mark = read_mark(path)
+    if mark is None or extent.size <= mark[1]:
+        return extent, places
+    return _Extent(mark[1], mark[2]), [place for place in places if place.size <= mark[1]]
+
+
+def _whole_frames(path: Path) -> tuple[_Extent, list[_Extent]]:
+    places: list[_Extent] = []
     try:
         file = path.open("rb")
     except FileNotFoundError:
-        return _Extent()
+        return _Extent(), places
     with file:
         total = os.fstat(file.fileno()).st_size
         position = size = 0
@@ -238,8 +309,9 @@ def _measure(path: Path) -> _Extent:
             end = position + _HEADER.size + length
             if end > total or length > _FRAME_BYTES or stream not in _STREAMS:
                 break
+            _note_place(places, _Extent(size, position))
             position, size = end, size + length
-        return _Extent(size, position)
+        return _Extent(size, position), places
 
 
 _STREAMS = frozenset(int(stream) for stream in OutputStream)

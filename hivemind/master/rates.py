@@ -25,9 +25,12 @@ class RateLimiter:
         self._per_minute = per_minute
         self._buckets: OrderedDict[tuple[str, str], _Bucket] = OrderedDict()
 
-    def check(self, what: str, key: str) -> None:
-        """Count one try. Raises CallRefused, and counts nothing, where it is one too many."""
-        most = float(self._per_minute())
+    def check(self, what: str, key: str, *, times: int = 1) -> None:
+        """Count one try. Raises CallRefused, and counts nothing, where it is one too many.
+
+        ``times`` as many tries are allowed as the rule says.
+        """
+        most = float(self._per_minute() * times)
         now = trio.current_time()
         bucket = self._buckets.pop((what, key), _Bucket(most, now))
         tokens = min(most, bucket.tokens + (now - bucket.at) * most / 60)

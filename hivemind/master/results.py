@@ -1,6 +1,7 @@
 """A task's result: a zip that is made as it is read, and never whole anywhere.
 
-It holds ``output/`` (what the task left in its output folder), ``stdout.txt``, ``stderr.txt`` and
+It holds ``output/`` (what the task left in its output folder; where a node of the public API stored
+a result, its bytes as they came in ``output/result.bin``), ``stdout.txt``, ``stderr.txt`` and
 ``result.json``. Members are stored, not compressed: what is worth compressing the task has
 compressed, and a download costs no more than reading a file.
 """
@@ -25,6 +26,8 @@ _MOST_FILES = 50_000
 """The zip's directory is held until its end, at about a kilobyte for each file; a worker sends no
 more than so many."""
 _MOST_NAME = 4096
+RAW_RESULT = "output/result.bin"
+"""What a node of the public API stored as the result; it may be anything."""
 
 
 @attrs.frozen(kw_only=True)
@@ -35,7 +38,7 @@ class ResultParts:
     attempt: Attempt | None
     log: OutputLog | None
     outputs: Path | bytes | None
-    """The tar of the output folder: a file, or its bytes where they are few."""
+    """The tar of the output folder, or a raw result: a file, or its bytes where they are few."""
 
 
 async def result_pieces(parts: ResultParts) -> AsyncGenerator[bytes, None]:
@@ -79,7 +82,10 @@ def _zip_pieces(parts: ResultParts) -> Generator[bytes, None, None]:
     ended_at = datetime.fromtimestamp(parts.task.finished_at or 0.0, tz=UTC)
     stamp = max(ended_at, datetime(1980, 1, 1, tzinfo=UTC)).timetuple()[:6]
     with zipfile.ZipFile(outlet, "w", allowZip64=True) as archive:
-        damage = yield from _add_outputs(archive, outlet, parts.outputs, stamp)
+        if parts.attempt is not None and parts.attempt.raw_result:
+            damage = yield from _add_raw(archive, outlet, parts.outputs, stamp)
+        else:
+            damage = yield from _add_outputs(archive, outlet, parts.outputs, stamp)
         if parts.log is not None:
             for name, stream in (
                 ("stdout.txt", OutputStream.STDOUT),
@@ -148,6 +154,24 @@ def _add_outputs(
     except OSError as error:
         return f"the outputs cannot be read to their end: {error.strerror}"
     return f"{left_out} outputs were not plain files and were left out" if left_out else ""
+
+
+def _add_raw(
+    archive: zipfile.ZipFile,
+    outlet: _Outlet,
+    result: Path | bytes | None,
+    stamp: tuple[int, ...],
+) -> Generator[bytes, None, str]:
+    """The bytes that a node stored. Returns what was wrong with them, or an empty text."""
+    try:
+        with (
+            io.BytesIO(result or b"") if not isinstance(result, Path) else result.open("rb") as raw
+        ):
+            pieces = iter(lambda: raw.read(_PIECE_BYTES), b"")
+            yield from _add(archive, outlet, RAW_RESULT, stamp, pieces)
+    except OSError as error:
+        return f"the result cannot be read to its end: {error.strerror}"
+    return ""
 
 
 class _Names:

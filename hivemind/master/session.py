@@ -16,6 +16,7 @@ from hivemind.core.messages import (
     DrainNotice,
     FinishedReport,
     Hello,
+    Keyring,
     KillOrder,
     MasterItem,
     OutputHeld,
@@ -80,6 +81,8 @@ class SessionTools:
     rules: Callable[[], PoolRules]
     most_output_bytes: Callable[[str], int]
     """The most output that a task of this policy may have."""
+    keyring: Callable[[str], Keyring]
+    """What a node must know now to check tokens by itself."""
 
 
 class Session:
@@ -102,6 +105,7 @@ class Session:
         self._error: CallRefused | None = None
         self._scope = trio.CancelScope()
         self._logs: dict[AttemptRef, OutputLog] = {}
+        self._keyring: Keyring | None = None
 
     # --- what the worker must do ---
 
@@ -198,9 +202,13 @@ class Session:
                 if after is not None:
                     await after.wait()
                 await self._converse(batches)
-        except (OutputError, LifecycleError) as error:
+        except OutputError as error:
             log.warning("link_cut", node_id=self.node_id, error=str(error))
             self.end(MalformedMessage(str(error)))
+        except LifecycleError as error:
+            log.warning("link_cut", node_id=self.node_id, error=str(error))
+            self.end(MalformedMessage(str(error)))
+            await self._distrust()
         except StoreError as error:
             log.error("link_cut", node_id=self.node_id, error=str(error))
             self.end(unavailable("the master cannot store reports now; connect again"))
@@ -218,6 +226,13 @@ class Session:
         finally:
             self.end()
             self.gone.set()
+
+    async def _distrust(self) -> None:
+        """Have the cluster know that this node said what cannot be true."""
+        try:
+            await self._tools.reactor.perform(lambda turn: commands.distrust(turn, self.node_id))
+        except CallRefused as error:
+            log.warning("distrust_not_stored", node_id=self.node_id, error=str(error))
 
     async def _converse(self, batches: AsyncIterator[tuple[WorkerItem, ...]]) -> None:
         first: tuple[WorkerItem, ...] | None = ()
@@ -252,6 +267,7 @@ class Session:
             held.append(OutputHeld(ref, known.size))
         rules = self._tools.rules()
         epoch = self._tools.reactor.cluster.facts.get("epoch", b"0")
+        self._keyring = self._tools.keyring(self.node_id)
         self._orders.extendleft(StopOrder(ref) for ref in reversed(joined.stopping))
         self._orders.appendleft(
             Welcome(
@@ -260,6 +276,7 @@ class Session:
                 held=tuple(held),
                 unwanted=joined.unwanted,
                 epoch=int(epoch),
+                keyring=self._keyring,
             )
         )
         self.is_welcome = True
@@ -273,6 +290,7 @@ class Session:
             match item:
                 case Vitals():
                     self.vitals = item
+                    self._renew_keyring()
                     self.order(Renewed())
                 case OutputReport():
                     ref = AttemptRef(item.task_id, item.output.attempt)
@@ -289,6 +307,13 @@ class Session:
             await self._append(ref, chunks)
         if reports:
             await self._report(reports)
+
+    def _renew_keyring(self) -> None:
+        """Tell the worker which tokens it may believe, where that has changed."""
+        keyring = self._tools.keyring(self.node_id)
+        if keyring != self._keyring:
+            self._keyring = keyring
+            self.order(keyring)
 
     async def _append(self, ref: AttemptRef, chunks: Sequence[OutputChunk]) -> None:
         task = self._given(ref)

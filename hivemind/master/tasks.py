@@ -7,18 +7,10 @@ import attrs
 import structlog
 import trio
 
-from hivemind.core.admission import admit, check_form
-from hivemind.core.entry import payload_kind
-from hivemind.core.errors import CoreError
 from hivemind.core.explain import explain
 from hivemind.core.explanation import Explanation
 from hivemind.core.ids import (
-    check_client_id,
-    check_client_key,
-    check_node_name,
-    check_task_name,
     is_task_id,
-    make_task_id,
 )
 from hivemind.core.messages import (
     AttemptOutput,
@@ -32,25 +24,27 @@ from hivemind.core.messages import (
     WatchQuery,
 )
 from hivemind.core.policy import PoolRules, Profile
+from hivemind.core.prices import Quote
 from hivemind.core.records import (
     Account,
     Attempt,
     Blob,
-    PayloadKind,
     Role,
     Task,
     TaskSpec,
     TaskState,
 )
-from hivemind.master import commands
+from hivemind.master import charging, commands
 from hivemind.master.bell import Bell, Bells
+from hivemind.master.drafting import check_payload, draft, marked
 from hivemind.master.output import Follower, OutputFolder
 from hivemind.master.reactor import Reactor
 from hivemind.master.results import ResultParts, result_pieces
-from hivemind.master.uploads import Uploads
+from hivemind.master.uploads import Uploaded, Uploads
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.contract.faults import (
     NamedFault,
+    Unsettled,
     denied,
     invalid,
     not_now,
@@ -58,7 +52,7 @@ from hivemind.rpc.contract.faults import (
     unavailable,
 )
 from hivemind.rpc.contract.specs import encode_spec
-from hivemind.rpc.errors import ErrorCode
+from hivemind.rpc.errors import CallRefused, ErrorCode
 from hivemind.store.api import BadCursor, DuplicateTask, Store
 from hivemind.store.blobs import BlobFolder
 from hivemind.store.changes import NewTask
@@ -105,6 +99,12 @@ class Tasks:
 
     # --- submit ---
 
+    async def quote(self, caller: Principal, submission: Submission) -> Quote:
+        """What a task like this would cost; nothing is submitted. Raises CallRefused."""
+        account = self._reactor.cluster.accounts[caller.account]
+        task, _ = self._draft(account, submission)
+        return charging.quote_now(self._reactor.cluster, task, self._rules())
+
     async def submit(
         self, caller: Principal, submission: Submission, chunks: AsyncIterator[UploadChunk]
     ) -> Submitted:
@@ -114,90 +114,127 @@ class Tasks:
         known = await self._known(task)
         if known is not None:
             return known
-        # Looked at again in its turn; before it, so that nothing is uploaded in vain.
+        self._uploads.check_announced(
+            payload=submission.payload_bytes, stdin=submission.stdin_bytes
+        )
+        # Both are looked at again in its turn; before it, so that nothing is uploaded in vain.
+        most_ucpt = submission.ask.max_ucpt
+        offer = charging.quote_now(self._reactor.cluster, task, self._rules())
+        refusal = charging.refusal_of(offer, task, most_ucpt=most_ucpt)
+        if refusal is not None:
+            return await self._known_or_refused(task, refusal)
         commands.check_unfinished(
             account.name,
             self._reactor.cluster.unfinished_of[account.name],
             most=self._rules().queue_per_account,
         )
         async with self._uploads.receive(chunks, with_stdin=submission.has_stdin) as uploaded:
-            _check_payload(submission.kind, uploaded.payload.head)
-            new = NewTask(
-                task=task,
-                spec=encode_spec(spec),
-                payload=uploaded.payload.blob,
-                stdin=uploaded.stdin.blob,
-            )
-            most = self._rules().queue_per_account
-            made: Task | None = None
-            refusal = ""
+            check_payload(submission.kind, uploaded.payload.head)
+            return await self._take(task, spec, uploaded, most_ucpt)
+
+    async def submit_upload(
+        self, owner: str, submission: Submission, uploaded: Uploaded
+    ) -> Submitted:
+        """As ``submit``, for bytes that are here already, and for an account that may be another's
+        than the caller's.
+
+        A submission with the id and the very bytes of a task of the account's is that task.
+        """
+        account = self._reactor.cluster.accounts[owner]
+        task, spec = self._draft(account, submission)
+        twin = await self._twin(task)
+        if twin is None:
+            self._check_possible(task)
+            refusal: CallRefused | None = None
             try:
-                made = await self._reactor.settle(
-                    lambda turn: commands.submit(turn, new, most_unfinished=most)
-                )
-            except DuplicateTask as error:
-                refusal = str(error)
-            if made is None:
-                known = await self._known(task)
-                if known is None:
-                    raise taken(refusal)
-                made = attrs.evolve(task, id=known.task_id)
-            if made.id != task.id:
-                await self._uploads.discard(uploaded.payload)
-                await self._uploads.discard(uploaded.stdin)
-                return Submitted(task_id=made.id, repeated=True)
+                return await self._take(task, spec, uploaded, submission.ask.max_ucpt)
+            except Unsettled:
+                # A row may name the file by now: it is not to be touched.
+                raise
+            except CallRefused as refused:
+                refusal = refused
+            # Another upload of the same may have come first.
+            twin = await self._twin(task)
+            if twin is None:
+                raise refusal
+        if not await self._is_same(twin, uploaded.payload.blob):
+            raise taken(
+                f"your task {twin.id} has the id {task.client_id!a} and other bytes; choose another"
+                " id"
+            )
+        await self._uploads.discard(uploaded.payload)
+        return Submitted(task_id=twin.id, repeated=True)
+
+    def _check_possible(self, task: Task) -> None:
+        """Raise NamedFault where every node that there is is too small for the task."""
+        nodes = self._reactor.cluster.fleet.nodes.values()
+        if nodes and not any(node.could_ever_run(task.requirements) for node in nodes):
+            raise NamedFault(
+                ErrorCode.INSUFFICIENT_RESOURCES,
+                "the task asks for more than any node of the pool has; ask for less",
+            )
+
+    async def _twin(self, task: Task) -> Task | None:
+        if not task.client_id:
+            return None
+        return await self._store.find_task(task.account, client_id=task.client_id)
+
+    async def _is_same(self, twin: Task, blob: Blob | None) -> bool:
+        stored = await self._store.spec(twin.id)
+        kept = None if stored is None else stored.payload
+        if kept is None or blob is None or kept.size != blob.size:
+            return False
+        async with (
+            self._blobs.open_read(kept) as chunks,
+            self._blobs.open_read(blob) as others,
+        ):
+            async for chunk in chunks:
+                if chunk != await anext(others, b""):
+                    return False
+        return True
+
+    async def _take(
+        self, task: Task, spec: TaskSpec, uploaded: Uploaded, most_ucpt: int | None
+    ) -> Submitted:
+        """Commit a task with its bytes. Raises CallRefused."""
+        task, spec = marked(task, spec, uploaded)
+        new = NewTask(
+            task=task,
+            spec=encode_spec(spec),
+            payload=uploaded.payload.blob,
+            stdin=uploaded.stdin.blob,
+        )
+        most = self._rules().queue_per_account
+        made: Task | None = None
+        refusal: CallRefused | None = None
+        try:
+            made = await self._reactor.settle(
+                lambda turn: commands.submit(turn, new, most_unfinished=most, most_ucpt=most_ucpt)
+            )
+        except DuplicateTask as error:
+            refusal = taken(str(error))
+        except NamedFault as fault:
+            # Too dear, perhaps because the very same submit was here just before.
+            refusal = fault
+        if refusal is not None:
+            known = await self._known_or_refused(task, refusal)
+            made = attrs.evolve(task, id=known.task_id)
+        if made is not None and made.id != task.id:
+            await self._uploads.discard(uploaded.payload)
+            await self._uploads.discard(uploaded.stdin)
+            return Submitted(task_id=made.id, repeated=True)
         return Submitted(task_id=task.id)
 
     def _draft(self, account: Account, submission: Submission) -> tuple[Task, TaskSpec]:
-        """The task and its spec, within the policy that it asks for."""
-        profile = self._profile(submission.ask.policy or "default")
-        try:
-            _check_names(submission)
-            admitted = admit(submission.ask, profile, account, self._rules())
-            spec = TaskSpec(
-                kind=submission.kind,
-                filename=submission.filename,
-                argv=submission.argv,
-                command=submission.command,
-                env={**admitted.env, **submission.env},
-                policy=admitted.policy,
-                requirements=admitted.requirements,
-                wall_s=admitted.wall_s,
-                cpu_s=admitted.cpu_s,
-                pids=admitted.pids,
-                output_bytes=admitted.output_bytes,
-                result_bytes=admitted.result_bytes,
-                has_stdin=submission.has_stdin,
-                outputs=submission.outputs,
-                confinement=admitted.confinement,
-                name=submission.name,
-            )
-            check_form(spec)
-        except CoreError as error:
-            raise invalid(str(error)) from error
-        now = self._clock()
-        task = Task(
-            id=make_task_id(int(now * 1000), self._random_bytes(10)),
-            account=account.name,
-            state=TaskState.SUBMITTED,
-            client_id=submission.client_id,
-            client_key=submission.client_key,
-            name=submission.name,
-            policy=admitted.policy,
-            priority=admitted.priority,
-            requirements=admitted.requirements,
-            wall_s=admitted.wall_s,
-            retries=admitted.retries,
-            submitted_at=now,
+        """The task and its spec, within the policy that it asks for. Raises CallRefused."""
+        return draft(
+            account,
+            submission,
+            profiles=self._profiles(),
+            rules=self._rules(),
+            now=self._clock(),
+            random_bytes=self._random_bytes,
         )
-        return task, spec
-
-    def _profile(self, name: str) -> Profile:
-        profile = self._profiles().get(name)
-        if profile is None:
-            known = ", ".join(sorted(self._profiles()))
-            raise invalid(f"policy {name!a} is not known here; choose one of {known}")
-        return profile
 
     async def _known(self, task: Task) -> Submitted | None:
         """The task that an earlier call with the same client key made.
@@ -216,11 +253,18 @@ class Tasks:
                 )
         return None
 
+    async def _known_or_refused(self, task: Task, refusal: CallRefused) -> Submitted:
+        """As ``_known``, and the refusal is raised where no earlier call made the task."""
+        known = await self._known(task)
+        if known is None:
+            raise refusal
+        return known
+
     # --- look ---
 
     async def get(self, caller: Principal, task_id: str) -> TaskDetail:
         """A task with its attempts. Raises CallRefused."""
-        task = await self._find(caller, task_id)
+        task = await self.find(caller, task_id)
         return TaskDetail(task=task, attempts=await self._store.attempts(task.id))
 
     async def list(self, caller: Principal, query: ListQuery) -> TaskList:
@@ -243,19 +287,19 @@ class Tasks:
 
     async def explain(self, caller: Principal, task_id: str) -> Explanation:
         """Why the task is where it is. Raises CallRefused."""
-        task = await self._find(caller, task_id)
+        task = await self.find(caller, task_id)
         cluster = self._reactor.cluster
         return explain(task, cluster.fleet, cluster.queue, trio.current_time())
 
     async def stop(self, caller: Principal, task_id: str) -> Task:
         """Ask for the task's end; the wish is on disk when this returns. Raises CallRefused."""
-        task = await self._find(caller, task_id)
+        task = await self.find(caller, task_id)
         if task.state.is_end:
             return task
         stopped = await self._reactor.perform(
             lambda turn: commands.stop(turn, task.id, caller.account)
         )
-        return stopped if stopped is not None else await self._find(caller, task.id)
+        return stopped if stopped is not None else await self.find(caller, task.id)
 
     # --- watch and fetch ---
 
@@ -264,7 +308,7 @@ class Tasks:
 
         Output is read from its file, so a slow watcher holds nothing up. Raises CallRefused.
         """
-        found = await self._find(caller, query.task_id)
+        found = await self.find(caller, query.task_id)
         bell = Bell()
         with self._bells.hung(found.id, bell):
             number = query.attempt or max(found.attempt, 1)
@@ -297,11 +341,26 @@ class Tasks:
 
     async def download(self, caller: Principal, task_id: str) -> AsyncGenerator[bytes, None]:
         """The result's zip in pieces. Raises CallRefused for a task that has not ended."""
-        task = await self._find(caller, task_id)
+        task = await self.find(caller, task_id)
         if not task.state.is_end:
             raise not_now(
                 f"task {task.id} is {task.state}; wait for its end, then fetch its result"
             )
+        async with aclosing(self.result_pieces(task)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def raw_result(self, task: Task) -> Blob | None:
+        """What an ended task's node stored as its result, as it came; None where the result is
+        the zip of ``result_pieces``.
+        """
+        attempt = await self._newest_attempt(task)
+        if attempt is None or not attempt.raw_result:
+            return None
+        return await self._store.result(task.id, attempt.number)
+
+    async def result_pieces(self, task: Task) -> AsyncGenerator[bytes, None]:
+        """An ended task's result, the same bytes every time."""
         attempt = await self._newest_attempt(task)
         blob: Blob | None = None
         if attempt is not None:
@@ -333,7 +392,7 @@ class Tasks:
             raise _no_such_task(task_id)
         return task
 
-    async def _find(self, caller: Principal, task_id: str) -> Task:
+    async def find(self, caller: Principal, task_id: str) -> Task:
         """The task of this id, or the caller's task that it calls by this id.
 
         Raises CallRefused: there is none, or it is another account's.
@@ -347,42 +406,29 @@ class Tasks:
             if mine is not None:
                 return self._reactor.cluster.tasks.get(mine.id) or mine
         if task is None:
-            raise _no_such_task(task_id)
+            task = await self._called(caller, task_id)
+            is_theirs = True
         if is_theirs and caller.role != Role.ADMIN:
             raise denied(f"no task {task_id} of yours", ErrorCode.TASK_NOT_FOUND)
         return task
+
+    async def _called(self, caller: Principal, client_id: str) -> Task:
+        """The task that another account calls by this id. Raises CallRefused where none does, or,
+        to an admin, more than one.
+        """
+        named = await self._store.tasks_called(client_id)
+        if not named:
+            raise _no_such_task(client_id)
+        if len(named) > 1 and caller.role == Role.ADMIN:
+            ids = " and ".join(task.id for task in named)
+            raise invalid(
+                f"more than one account has a task {client_id!a}; ask for it by the pool's id,"
+                f" such as {ids}"
+            )
+        return self._reactor.cluster.tasks.get(named[0].id) or named[0]
 
 
 def _no_such_task(task_id: str) -> NamedFault:
     return NamedFault(
         ErrorCode.TASK_NOT_FOUND, f"no task {task_id[:64]!a}; `hivemind ps --all` lists yours"
     )
-
-
-def _check_names(submission: Submission) -> None:
-    if submission.client_id:
-        check_client_id(submission.client_id)
-    if submission.client_key:
-        check_client_key(submission.client_key)
-    if submission.name:
-        check_task_name(submission.name)
-    # These stay in memory with the task for as long as it waits.
-    for wish in (submission.ask.location, submission.ask.gpu_name):
-        if wish:
-            check_node_name(wish)
-
-
-def _check_payload(kind: PayloadKind, head: bytes) -> None:
-    """Whether the bytes are what the submission says. Raises CallRefused."""
-    if kind is PayloadKind.COMMAND:
-        if head:
-            raise invalid("a command brings no payload; submit a script or an archive")
-        return
-    if not head:
-        raise invalid(f"the {kind} is empty; there is nothing to run")
-    try:
-        actual = payload_kind(head).kind
-    except CoreError as error:
-        raise invalid(str(error)) from error
-    if actual is not kind:
-        raise invalid(f"this was submitted as a {kind}, and its bytes are a {actual}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import attrs
 import structlog
 
-from hivemind.rpc.tls import is_good_for_clients, name_to_expect, server_tls
+from hivemind.rpc.tls import client_tls, is_good_for_clients, name_to_expect, server_tls
 from hivemind.settings.daemon import MasterConfig
 
 WORKER_METHODS = frozenset(
@@ -20,6 +20,7 @@ WORKER_METHODS = frozenset(
         "/nodepool.MasterNodeService/TaskCompleted",
         "/nodepool.MasterNodeService/ReturnTaskResult",
         "/nodepool.WorkerNodeService/",
+        "/hivemind.v1.Reports/",
     }
 )
 """What workers call and nobody else does: where the master knows an authority for workers, these
@@ -36,6 +37,9 @@ class MasterTls:
     certificate: Path
     name: str
     """A name that the certificate is for."""
+    pushing: ssl.SSLContext | None
+    """For speaking to nodes on other machines, whose certificates are the authority's; None where
+    the master knows no authority."""
     client_certificate: tuple[Path, Path] | None
     """With which those on this machine can show that they belong to the authority: certificate and
     key. None where nobody is asked, or the master's own will not do."""
@@ -68,7 +72,11 @@ def load_tls(config: MasterConfig) -> MasterTls | None:
                 certificate=str(certificate),
                 detail="a worker or command on this machine needs one of its own",
             )
-    return MasterTls(context, certificate, name, shown)
+    pushing = None
+    if ca is not None:
+        own = (None, None) if shown is None else shown
+        pushing = client_tls(ca=ca, certificate=own[0], key=own[1])
+    return MasterTls(context, certificate, name, pushing, shown)
 
 
 def local_host(listens_at: str) -> str:

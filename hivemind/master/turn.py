@@ -1,6 +1,6 @@
 """One turn of the reactor: changes to copies, to be committed and published, or dropped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import attrs
@@ -25,8 +25,11 @@ from hivemind.core.records import (
     JoinToken,
     Node,
     RevokedToken,
+    Role,
     Task,
 )
+from hivemind.master import settling
+from hivemind.master.books import Books
 from hivemind.master.cluster import Cluster, reservation_of
 from hivemind.store.changes import Changes, NewTask, ResultBlob
 
@@ -65,14 +68,19 @@ class Turn:
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._accounts: dict[str, Account] = {}
         self._nodes: dict[str, Node] = {}
+        self._forgotten: dict[str, None] = {}
         self._join_tokens: dict[bytes, JoinToken] = {}
         self._revoked: dict[str, RevokedToken] = {}
         self._facts: dict[str, bytes] = {}
         self._new_tasks: list[NewTask] = []
         self._results: list[ResultBlob] = []
+        self._removed_tasks: list[str] = []
+        self._stale_before = 0.0
         self._bars: list[_Barred] = []
         self._lifted: list[str] = []
         self._undo: list[Callable[[], object]] = []
+        self.books = Books(cluster, self._undo)
+        """The ledger, with what this turn changes of it."""
 
     # --- reading: this turn's copies first ------------------------------------------------------
 
@@ -90,8 +98,15 @@ class Turn:
         """The account as this turn has it."""
         return self._accounts.get(name) or self.cluster.accounts.get(name)
 
+    def admins(self) -> int:
+        """How many accounts are admins."""
+        accounts = {**self.cluster.accounts, **self._accounts}
+        return sum(account.role is Role.ADMIN for account in accounts.values())
+
     def node(self, node_id: str) -> Node | None:
         """The node as this turn has it."""
+        if node_id in self._forgotten:
+            return None
         return self._nodes.get(node_id) or self.cluster.nodes.get(node_id)
 
     def join_token(self, digest: bytes) -> JoinToken | None:
@@ -115,13 +130,25 @@ class Turn:
         for nodes in (self._nodes, self.cluster.nodes):
             for node in nodes.values():
                 if node.public_key == public_key:
-                    return self.node(node.id)
+                    known = self.node(node.id)
+                    if known is not None:
+                        return known
         return None
+
+    def nodes(self) -> Iterator[Node]:
+        """Every node, some of them twice; whose it is never changes."""
+        yield from self._nodes.values()
+        yield from self.cluster.nodes.values()
 
     def nodes_of(self, account: str) -> int:
         """How many nodes the account has, those of this turn included."""
         ids = {node.id for node in self.cluster.nodes.values() if node.account == account}
         return len(ids.union(node.id for node in self._nodes.values() if node.account == account))
+
+    def pushed_nodes_of(self, account: str) -> int:
+        """How many nodes the account has that are pushed to, those of this turn included."""
+        nodes = {**self.cluster.nodes, **self._nodes}.values()
+        return sum(node.account == account and node.registration is not None for node in nodes)
 
     def live_join_tokens(self, account: str) -> int:
         """How many one-time secrets of the account can still be used."""
@@ -157,7 +184,28 @@ class Turn:
             self._put_task(after.task, after.attempt)
         for effect in after.effects:
             self._take(effect, after)
+        settling.follow(self, attempt, after)
+        if after.attempt is not None and after.attempt.unconfirmed and after.attempt != attempt:
+            self._distrust(after.attempt.node_id)
         return after
+
+    def _distrust(self, node_id: str) -> None:
+        """The node did not show that it stopped an attempt. One that is pushed to gets nothing more
+        until it is known to be there; any other is known by its link.
+        """
+        node = self.node(node_id)
+        if node is None:
+            return
+        self.put_node(attrs.evolve(node, unconfirmed=node.unconfirmed + 1))
+        if node.registration is not None:
+            self.set_connected(node_id, connected=False)
+
+    def put_attempt(self, attempt: Attempt) -> None:
+        """The newest attempt of a task, otherwise unchanged."""
+        task = self.task(attempt.task_id)
+        if task is None or task.attempt != attempt.number:
+            raise KeyError(attempt.task_id)
+        self._put_task(task, attempt)
 
     def put_result(self, result: ResultBlob) -> None:
         """What an attempt left in its output folder."""
@@ -175,6 +223,10 @@ class Turn:
         """A new or changed node."""
         self._set(self._nodes, node.id, node)
 
+    def forget_node(self, node_id: str) -> None:
+        """Strike the node off the pool's list. Its id is never given out again."""
+        self._set(self._forgotten, node_id, None)
+
     def put_join_token(self, token: JoinToken) -> None:
         """A new or used one-time secret."""
         self._set(self._join_tokens, token.digest, token)
@@ -186,6 +238,18 @@ class Turn:
     def put_fact(self, name: str, value: bytes) -> None:
         """One of the cluster's own values."""
         self._set(self._facts, name, value)
+
+    def remove_ended(self, task_ids: Iterable[str], *, stale_before: float) -> None:
+        """Ended tasks, and secrets that expired before then, that need not be kept any more."""
+        for task_id in task_ids:
+            self._append(self._removed_tasks, task_id)
+        old = self._stale_before
+
+        def undo() -> None:
+            self._stale_before = old
+
+        self._undo.append(undo)
+        self._stale_before = max(old, stale_before)
 
     def plan(self, limit: int) -> int:
         """Give waiting tasks to nodes that have room. Returns how many were given, at most
@@ -224,6 +288,12 @@ class Turn:
         if node_id in self.cluster.fleet:
             self._keep(node_id)
             self.cluster.fleet.set_draining(node_id, draining)
+
+    def set_trust(self, node_id: str, trust: int) -> None:
+        """How far the node is trusted. As ``set_connected`` otherwise."""
+        if node_id in self.cluster.fleet:
+            self._keep(node_id)
+            self.cluster.fleet.set_trust(node_id, trust)
 
     def leave_fleet(self, node_id: str) -> None:
         """The node is away for good. As ``set_connected`` otherwise."""
@@ -282,10 +352,16 @@ class Turn:
             attempts=tuple(self._attempts.values()),
             results=tuple(self._results),
             accounts=tuple(self._accounts.values()),
-            nodes=tuple(self._nodes.values()),
+            nodes=tuple(n for n in self._nodes.values() if n.id not in self._forgotten),
+            forgotten_nodes=tuple(self._forgotten),
             join_tokens=tuple(self._join_tokens.values()),
             revoked_tokens=tuple(self._revoked.values()),
             facts=self._facts,
+            removed_tasks=tuple(self._removed_tasks),
+            stale_before=self._stale_before,
+            movements=self.books.movements,
+            escrows=self.books.open_escrows,
+            closed_escrows=self.books.closed_escrows,
         )
 
     @property
@@ -306,7 +382,10 @@ class Turn:
                 cluster.queue.forget(task.id)
         cluster.accounts.update(self._accounts)
         cluster.nodes.update(self._nodes)
+        for node_id in self._forgotten:
+            cluster.nodes.pop(node_id, None)
         cluster.facts.update(self._facts)
+        self.books.publish(cluster)
         if self._revoked or self._join_tokens:
             cluster.put_secrets(self._revoked.values(), self._join_tokens.values(), self.now)
 

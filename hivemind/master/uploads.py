@@ -4,13 +4,14 @@ arrive.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 import attrs
 import trio
 
 from hivemind.core.messages import INLINE_BYTES, UploadChunk, UploadPart
 from hivemind.core.records import Blob
-from hivemind.rpc.contract.faults import Unsettled, invalid, unavailable
+from hivemind.rpc.contract.faults import Unsettled, exhausted, invalid, unavailable
 from hivemind.rpc.spool import Spool, SpoolFile
 from hivemind.store.blobs import BlobFolder
 
@@ -50,6 +51,16 @@ class Uploads:
         self._spool = spool
         self._most_bytes = most_bytes
 
+    def check_announced(self, **size_bytes: int) -> None:
+        """Raise CallRefused for a part, named by its keyword, of which there would be too much."""
+        most = self._most_bytes()
+        for part, size in size_bytes.items():
+            if size > most:
+                raise exhausted(
+                    f"the {part} has {size} bytes, and the pool takes {most} at most; leave out"
+                    " what the task does not need"
+                )
+
     @asynccontextmanager
     async def receive(
         self, chunks: AsyncIterator[UploadChunk], *, with_stdin: bool
@@ -87,6 +98,29 @@ class Uploads:
                     await self.discard(upload)
             raise
 
+    @asynccontextmanager
+    async def take(self, file: SpoolFile) -> AsyncIterator[Uploaded]:
+        """A payload that came whole, as ``receive`` gives it, with the same care for its file.
+
+        Raises CallRefused.
+        """
+        payload = Upload(blob=None, head=b"")
+        if 0 < file.size_bytes <= INLINE_BYTES:
+            data = await file.read()
+            payload = Upload(blob=Blob(size=len(data), inline=data), head=data[:_HEAD_BYTES])
+        elif file.size_bytes:
+            await file.finish()
+            head = await trio.to_thread.run_sync(_read_head, file.path)
+            payload = await self._adopt(file, head)
+        try:
+            yield Uploaded(payload=payload, stdin=Upload(blob=None, head=b""))
+        except Unsettled:
+            raise
+        except BaseException:
+            with trio.move_on_after(_CLEANUP_S, shield=True):
+                await self.discard(payload)
+            raise
+
     async def discard(self, upload: Upload) -> None:
         """Remove the upload's file, if it has one."""
         if upload.blob is not None:
@@ -110,6 +144,11 @@ class Uploads:
     async def _adopt(self, file: SpoolFile, head: bytes) -> Upload:
         await file.finish()
         return Upload(blob=await self._blobs.adopt(file.path), head=head)
+
+
+def _read_head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD_BYTES)
 
 
 async def _first_bytes(pieces: AsyncIterator[bytes]) -> bytes:

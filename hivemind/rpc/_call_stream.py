@@ -25,7 +25,7 @@ from hivemind.rpc.budget import ByteBudget, Reservation
 from hivemind.rpc.config import KIB, TransportConfig
 from hivemind.rpc.context import CallContext
 from hivemind.rpc.errors import fail
-from hivemind.rpc.spool import Spool, SpooledField
+from hivemind.rpc.spool import OverLimit, Spool, SpooledField
 from hivemind.rpc.turns import Turns
 
 R = TypeVar("R")
@@ -33,6 +33,9 @@ S = TypeVar("S")
 
 BUDGETED_BYTES = 64 * KIB
 """Messages up to this size are not counted against the budget."""
+
+_MOST_LENGTH = 2**32 - 1
+"""What a message's prefix can say."""
 
 
 @attrs.frozen
@@ -43,6 +46,7 @@ class CallSetting:
     config: TransportConfig
     authenticator: Authenticator
     budget: ByteBudget
+    reply_budget: ByteBudget
     spool: Spool | None = None
     spooled: Mapping[str, SpooledField] = attrs.field(factory=dict)
     dispatch: ServerDispatch = attrs.field(factory=ServerDispatch)
@@ -58,6 +62,10 @@ class CallSetting:
         if both:
             raise ValueError(f"a spooled method takes its token from the metadata: {sorted(both)}")
         listen(_Target(self.dispatch), RecvRequest, self.authenticator.on_request)
+
+
+def _most_bytes(spool: Spool, spooled: SpooledField) -> int:
+    return spool.max_bytes if spooled.most_bytes is None else spooled.most_bytes()
 
 
 @attrs.define
@@ -88,6 +96,8 @@ class CallStream(ServerCallStream[R, S]):
         self._setting = setting
         self._context = context
         self._held = Reservation(setting.budget)
+        self._reply_held = Reservation(setting.reply_budget)
+        context.hold_reply = self._hold_reply
         self._has_message = False
         self.has_upload = False
         self._uploads = AsyncExitStack()
@@ -129,7 +139,7 @@ class CallStream(ServerCallStream[R, S]):
         limit = config.message_limit(self._context.method, is_open=is_stranger)
         spool = self._setting.spool
         if spooled is not None and spool is not None:
-            limit = spool.max_bytes + spooled.rest_bytes
+            limit = _MOST_LENGTH
         if is_stranger and not self._has_message:
             length = await self._first_prefix(limit)
         else:
@@ -137,6 +147,10 @@ class CallStream(ServerCallStream[R, S]):
             length = await _messages.read_prefix(buffer, limit)
         if length is None:
             return None
+        if spooled is not None and spool is not None:
+            most_bytes = _most_bytes(spool, spooled)
+            if length > most_bytes + spooled.rest_bytes:
+                raise OverLimit(most_bytes)
         if length > BUDGETED_BYTES and spooled is None:
             self._held = Reservation(self._setting.budget, self._context.owner)
             await self._held.grow(length)
@@ -160,15 +174,33 @@ class CallStream(ServerCallStream[R, S]):
     ) -> bytes:
         self.has_upload = True
         file = await self._uploads.enter_async_context(
-            spool.open_file(announced_bytes=max(0, length - spooled.rest_bytes))
+            spool.open_file(
+                announced_bytes=max(0, length - spooled.rest_bytes),
+                max_bytes=_most_bytes(spool, spooled),
+            )
         )
         rest = await split_field(self.h2_stream.buffer, length, spooled, file, deadline_s)
         self._context.upload = file
         return rest
 
+    async def send_message(self, message: S) -> None:
+        """Send a message, and after it the tail of a reply that the handler gave one."""
+        tail, self._context.reply_tail = self._context.reply_tail, None
+        if tail is None:
+            await super().send_message(message)
+        else:
+            await self.send_with_tail(message, tail.size_bytes, tail.chunks)
+
+    async def _hold_reply(self, size_bytes: int) -> None:
+        if not self._reply_held.size_bytes:
+            # Who calls was not known before.
+            self._reply_held = Reservation(self._setting.reply_budget, self._context.owner)
+        await self._reply_held.grow(size_bytes)
+
     def give_back(self) -> None:
-        """Give back what the call held of the budget."""
+        """Give back what the call held of the budgets."""
         self._held.release()
+        self._reply_held.release()
 
     async def remove_upload(self) -> None:
         """Remove the upload unless it was kept; only where `has_upload`."""

@@ -1,5 +1,7 @@
 """One call of the client: grpclib's client stream on Trio, with typed errors."""
 
+import struct
+from collections.abc import AsyncIterable
 from types import TracebackType
 from typing import TypeVar
 
@@ -111,6 +113,21 @@ class ClientCall(ClientCallStream[S, R]):
 
     # Not a clean-up to be shielded: waiting for the status must stay cancellable.
     __aexit__ = _leave
+
+    async def send_pieces(self, length: int, pieces: AsyncIterable[bytes]) -> None:
+        """Send the one message of a unary call, encoded in `length` bytes, as its pieces come."""
+        if not self.is_sent:
+            await self.send_request()
+        left = length
+        with self.wrapper:
+            await self.h2_stream.send_data(struct.pack(">BI", 0, length), end_stream=not length)
+        async for piece in pieces:
+            left -= len(piece)
+            with self.wrapper:
+                await self.h2_stream.send_data(piece, end_stream=not left)
+        if left:
+            raise ValueError(f"a message of {length} bytes came in {length - left}")
+        self.end_sending()
 
     async def finish(self) -> None:
         """Read what is left of the answer, its status above all."""

@@ -56,6 +56,7 @@ class _Splitter:
         _, size = await self._varint()
         if size > self._left:
             raise _malformed("a field is longer than the message")
+        self._file.check_fits(size)
         while size:
             chunk = await self._buffer.read_some(min(size, CHUNK_BYTES))
             if not chunk:

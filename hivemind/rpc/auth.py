@@ -19,7 +19,8 @@ class Principal:
     role: str
     """`user`, `provider` or `admin`."""
     kind: str
-    """`account`, or `node` for a token that a node was given."""
+    """`account`, or `node` for a token that a node was given; on a node's own services also
+    `direct`, `push` and `local`."""
     node_id: str | None = None
     token_id: str
     expires_at: float

@@ -131,7 +131,7 @@ class ByteBudget:
         return fail(
             None,
             Status.RESOURCE_EXHAUSTED,
-            f"{size_bytes} bytes {how} the {self.limit_bytes} bytes that all uploads share"
+            f"{size_bytes} bytes {how} the {self.limit_bytes} bytes that all calls share"
             + (f" ({self.wait_s:g} s waited); try again" if "free" in how else ""),
         )
 

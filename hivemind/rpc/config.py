@@ -26,6 +26,8 @@ class TransportConfig:
     """The limit for methods that need no token, unless `method_message_bytes` names them."""
     message_budget_bytes: int = 256 * MIB
     """What all messages over 64 KiB that a server is taking in may hold together."""
+    reply_budget_bytes: int = 128 * MIB
+    """What all replies that were put together and are not sent yet may hold together."""
 
     max_message_fields: int = 10_000
     """Fields of one request, nested ones included: decoding holds up all other tasks for some 35

@@ -1,5 +1,6 @@
 """The call that the current task serves: who calls, from where, and what goes with the answer."""
 
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from hivemind.rpc.errors import ErrorCode
 
 if TYPE_CHECKING:
     from hivemind.rpc.auth import Principal
+    from hivemind.rpc.reply import ReplyTail
     from hivemind.rpc.spool import SpoolFile
 
 
@@ -23,6 +25,9 @@ class CallContext:
     principal: "Principal | None" = None
     error_code: ErrorCode | None = None
     upload: "SpoolFile | None" = None
+    reply_tail: "ReplyTail | None" = None
+    hold_reply: Callable[[int], Awaitable[None]] | None = None
+    """Counts bytes that are in memory until the reply is sent."""
 
     @property
     def owner(self) -> str | None:

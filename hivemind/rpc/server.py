@@ -57,6 +57,7 @@ class Server:
             config=self._config,
             authenticator=authenticator,
             budget=ByteBudget(self._config.message_budget_bytes),
+            reply_budget=ByteBudget(self._config.reply_budget_bytes),
             spool=spool,
             spooled=spooled or {},
         )

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -87,6 +87,11 @@ class SpoolFile:
         self._min_bytes_per_s = min_bytes_per_s
         self._is_kept = False
 
+    def check_fits(self, more_bytes: int) -> None:
+        """Raise OverLimit where so many bytes more are too many."""
+        if self.size_bytes + more_bytes > self._limit_bytes:
+            raise OverLimit(self._limit_bytes)
+
     async def fill(self, chunks: AsyncIterable[bytes]) -> None:
         """Append all of `chunks` as they arrive.
 
@@ -110,9 +115,8 @@ class SpoolFile:
             CallRefused: RESOURCE_EXHAUSTED: the budget has no room.
             OSError: the disk would not take it.
         """
+        self.check_fits(len(chunk))
         size_bytes = self.size_bytes + len(chunk)
-        if size_bytes > self._limit_bytes:
-            raise OverLimit(self._limit_bytes)
         if size_bytes > self._reservation.size_bytes:
             await self._reservation.grow(size_bytes - self._reservation.size_bytes)
         if self._file is None:
@@ -159,6 +163,8 @@ class SpooledField:
     field_number: int
     rest_bytes: int = 64 * KIB
     """What all other fields may amount to."""
+    most_bytes: Callable[[], int] | None = None
+    """The most that the field may hold now; the spool's own limit unless it is said."""
 
 
 def current_upload() -> SpoolFile:

@@ -23,8 +23,21 @@ _LEEWAY_S = 5.0
 
 MAX_TOKEN_CHARS = 4096
 
+
+class WrongKey(InvalidToken):
+    """The token was not signed with this key; perhaps it was with another one of the pool's."""
+
+
 MASTER_AUDIENCE = "hivemind-master"
 """Whom a token addresses that the pool's master believes."""
+
+
+class WrongAudience(InvalidToken):
+    """A genuine token that is meant for somebody else."""
+
+    def __init__(self, audience: str) -> None:
+        super().__init__("the token is meant for another server; log in here")
+        self.audience = audience
 
 
 @attrs.frozen(kw_only=True)
@@ -35,8 +48,9 @@ class Claims:
     """The account; for a node's token the account that owns the node."""
     role: str
     kind: str
-    """``account`` or ``node``."""
+    """``account``, ``node``, or, for one node's own services, ``direct`` or ``push``."""
     audience: str
+    """``MASTER_AUDIENCE``, or a node's id."""
     token_id: str
     issued_at: float
     expires_at: float
@@ -86,10 +100,10 @@ def verify_token(token: str, key: VerifyKey, *, audience: str, now: float) -> Cl
     try:
         key.verify(f"{header_text}.{body_text}".encode(), _unbase64(signature_text))
     except (BadSignatureError, ValueError):
-        raise InvalidToken("the token was not signed by this pool; log in again") from None
+        raise WrongKey("the token was not signed by this pool; log in again") from None
     claims = _claims(_decode(body_text))
     if claims.audience != audience:
-        raise InvalidToken("the token is meant for another server; log in here")
+        raise WrongAudience(claims.audience)
     if now >= claims.expires_at:
         raise InvalidToken("the token has expired; log in again")
     if claims.issued_at > now + _LEEWAY_S:

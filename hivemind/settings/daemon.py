@@ -77,8 +77,11 @@ class WorkerConfig:
     home: Path
     """The folder in which it keeps everything; ``HIVEMIND_HOME`` and ``--home`` go before it, and
     the user's data folder is what is left."""
-    master: tuple[str, int]
-    """The master's host and port; ``HIVEMIND_MASTER`` and ``--master`` go before it."""
+    master: tuple[str, int] | None = None
+    """The master's host and port; ``HIVEMIND_MASTER`` and ``--master`` go before it. A worker that
+    is to be used directly alone has none, and says where it listens."""
+    listen: tuple[str, int] = ("127.0.0.1", 0)
+    """Host and port of the worker's own services; port 0 takes a free one."""
     join_token: str | None = attrs.field(default=None, repr=False)
     """A one-time token, or an account's, with which a worker that is not enrolled yet enrols."""
     slots: int | None = None
@@ -98,12 +101,13 @@ class WorkerConfig:
     """The certificates by which to know the master, in PEM: its own, or its authority's; without
     them it is spoken to in plain HTTP/2, on this machine alone."""
     tls_cert: Path | None = None
-    """The worker's own certificate chain in PEM, for a master that asks workers for one."""
+    """The worker's own certificate chain in PEM: for its own services, which speak plain HTTP/2
+    without it, and for a master that asks workers for one."""
     tls_key: Path | None = None
     """The certificate's key, in PEM."""
     allow_plaintext: bool = False
-    """``true`` lets it speak to a master on another machine without a certificate, so that anybody
-    on the way may read tokens and tasks."""
+    """``true`` lets it speak to a master on another machine, or listen where others can reach it,
+    without a certificate, so that anybody on the way may read tokens and tasks."""
     drain_grace_s: float = 30.0
     """How long what runs may go on when the worker is told to end."""
     log_format: str = "text"
@@ -185,8 +189,11 @@ def load_worker_config(
         "allow_plaintext": PLAINTEXT_VARIABLE,
     }
     table, sources = _merge(file, flags, environ, variables)
-    if "master" not in table:
-        raise BadSetting(f"no master is named: give --master HOST:PORT, or set {MASTER_VARIABLE}")
+    if "master" not in table and "listen" not in table:
+        raise BadSetting(
+            f"no master is named: give --master HOST:PORT, or set {MASTER_VARIABLE}; for a worker "
+            "that is used directly, without one, give --listen HOST:PORT"
+        )
     config = structure(WorkerConfig, table, WORKER_KEYS, source=str(file), sources=sources)
     _check_pair(config, file)
     return config
@@ -261,6 +268,7 @@ MASTER_KEYS: Mapping[str, Key] = {
 WORKER_KEYS: Mapping[str, Key] = {
     "home": Key(read=_path),
     "master": Key(read=_address),
+    "listen": Key(read=_listen),
     "join_token": Key(read=values.name),
     "slots": Key(read=_whole),
     "cpus": Key(read=values.cpus, field="cpu_millis"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import attrs
 
+from hivemind.core.cpt import format_cpt
 from hivemind.core.policy import Bound, PoolRules, Profile
 from hivemind.settings.policies import POOL, POOL_KEYS, PROFILE_KEYS, Policies
 from hivemind.settings.tables import read_table
@@ -17,7 +18,7 @@ class Setting:
     key: str
     """As in the file; the halves of a bound are ``memory.default`` and ``memory.most``."""
     value: object
-    """As in the record: bytes, seconds, words."""
+    """As in the record: bytes, seconds, words; of CPT a decimal number as text."""
     origin: Path | None
     """The file that says it; None for the default of a key that it leaves out."""
 
@@ -40,8 +41,11 @@ def _settings(name: str, record: Profile | PoolRules, policies: Policies) -> tup
     file = policies.sources.get(name)
     table = {} if file is None else read_table(file)
     found: list[Setting] = []
-    for key in PROFILE_KEYS if isinstance(record, Profile) else POOL_KEYS:
-        value = getattr(record, key)
+    keys = PROFILE_KEYS if isinstance(record, Profile) else POOL_KEYS
+    for key, how in keys.items():
+        value = getattr(record, how.field or key)
+        if key.endswith("_cpt"):
+            value = format_cpt(value)
         if isinstance(value, Bound):
             found += _halves(key, value, table.get(key), file)
         else:

@@ -53,6 +53,8 @@ def read_pool_rules(path: Path) -> PoolRules:
     rules = structure(PoolRules, read_table(path), POOL_KEYS, source=str(path))
     if rules.heartbeat_s >= rules.lease_s:
         raise BadSetting(f"{path}: lease_s: it must be longer than heartbeat_s")
+    if rules.push_probe_s >= rules.push_lease_s:
+        raise BadSetting(f"{path}: push_lease_s: it must be longer than push_probe_s")
     if rules.retry_backoff_s > rules.retry_backoff_most_s:
         raise BadSetting(f"{path}: retry_backoff_s: it is longer than retry_backoff_most_s")
     return rules
@@ -162,6 +164,9 @@ POOL_KEYS: Mapping[str, Key] = {
     "heartbeat_s": Key(read=values.some_duration),
     "stop_grace_s": Key(read=values.some_duration),
     "time_limit_grace_s": Key(read=values.some_duration),
+    "push_probe_s": Key(read=values.some_duration),
+    "push_lease_s": Key(read=values.some_duration),
+    "push_accept_s": Key(read=values.some_duration),
     "crash_limit": Key(read=values.at_least_one),
     "refusal_bar_s": Key(read=values.duration),
     "retry_backoff_s": Key(read=values.some_duration),
@@ -169,8 +174,16 @@ POOL_KEYS: Mapping[str, Key] = {
     "token_ttl_s": Key(read=values.some_duration),
     "node_token_ttl_s": Key(read=values.some_duration),
     "join_token_ttl_s": Key(read=values.some_duration),
+    "retention_s": Key(read=values.limited_duration),
     "payload_bytes": Key(read=values.some_size),
     "uploads_in_flight_bytes": Key(read=values.some_size),
     "queue_per_account": Key(read=values.at_least_one),
     "logins_per_minute": Key(read=values.at_least_one),
+    "key_grace_s": Key(read=values.duration),
+    "grant_cpt": Key(read=values.cpt, field="grant_ucpt"),
+    "price_cpu_cpt": Key(read=values.cpt, field="price_cpu_ucpt"),
+    "price_memory_gb_cpt": Key(read=values.cpt, field="price_memory_gb_ucpt"),
+    "price_gpu_cpt": Key(read=values.cpt, field="price_gpu_ucpt"),
+    "price_gpu_memory_gb_cpt": Key(read=values.cpt, field="price_gpu_memory_gb_ucpt"),
+    "price_least_cpt": Key(read=values.cpt, field="price_least_ucpt"),
 }

@@ -7,10 +7,12 @@ is no 1, and quantities may be text with a unit.
 import math
 import re
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
 
 from hivemind.core.confinement import Mode
+from hivemind.core.cpt import UCPT_PER_CPT, format_cpt, parse_cpt
 from hivemind.core.limits import UNLIMITED
 from hivemind.core.policy import HOST_ROOT, RESERVED_VARIABLES, SYSTEM_FOLDERS, Bound, Mount
 from hivemind.core.sizes import parse_cpus, parse_duration, parse_size
@@ -128,6 +130,21 @@ def limited_duration(value: object) -> float:
         return duration(value)
     except ValueError:
         raise _expected(f'a duration such as "60s", or "{UNLIMITED}"', value) from None
+
+
+_MOST_CPT = 1_000_000
+"""Of a grant or a price: so many accounts of so much still add up in 64 bits."""
+
+
+def cpt(value: object) -> int:
+    """Millionths of a CPT: from a number of CPT such as ``1`` or ``0.25``, which may be text."""
+    try:
+        ucpt = parse_cpt(value if isinstance(value, str) else f"{Decimal(str(number(value))):f}")
+    except ValueError:
+        raise _expected("an amount of CPT such as 1 or 0.25", value) from None
+    if ucpt > _MOST_CPT * UCPT_PER_CPT:
+        raise ValueError(f"expected at most {_MOST_CPT} CPT, not {format_cpt(ucpt)}")
+    return ucpt
 
 
 def between(

@@ -1,10 +1,12 @@
 """What every store promises, and the errors that it raises."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
+from hivemind.core.ledger import Movement
 from hivemind.core.records import Attempt, Blob, Task, TaskState
-from hivemind.store.changes import Changes, Snapshot, StoredSpec, TaskPage
+from hivemind.store.changes import Changes, MovementPage, Snapshot, StoredSpec, TaskPage
 
 MOST_PER_PAGE = 10_000
 _AFTER_ALL = 2**63 - 1
@@ -89,6 +91,10 @@ class Store(Protocol):
         """Every attempt at a task, the first one first."""
         ...
 
+    async def newest_nodes(self, task_ids: Sequence[str]) -> Mapping[str, str]:
+        """The node of each task's newest attempt, for those that have one; at most 10 000 ids."""
+        ...
+
     async def result(self, task_id: str, attempt: int) -> Blob | None:
         """What an attempt left in its output folder; None where it left nothing."""
         ...
@@ -108,10 +114,34 @@ class Store(Protocol):
         """
         ...
 
+    async def ended_before(self, at: float, *, limit: int) -> tuple[Task, ...]:
+        """At most ``limit`` (1 to 10 000) tasks that had ended by then, the longest ago first."""
+        ...
+
     async def find_task(
         self, account: str, *, client_id: str | None = None, client_key: str | None = None
     ) -> Task | None:
         """An account's task by exactly one of the two names that a client may give it.
+
+        The empty string, which stands for none given, finds nothing.
+        """
+        ...
+
+    async def movements(
+        self, account: str, *, cursor: str | None = None, limit: int
+    ) -> MovementPage:
+        """At most ``limit`` entries on either side of a ledger account, newest first.
+
+        As ``tasks`` otherwise.
+        """
+        ...
+
+    async def find_movement(self, debit: str, key: str) -> Movement | None:
+        """The entry with this key that took from this ledger account; none for an empty key."""
+        ...
+
+    async def tasks_called(self, client_id: str) -> tuple[Task, ...]:
+        """The tasks that their clients call so, of any account; the newest two at most.
 
         The empty string, which stands for none given, finds nothing.
         """
@@ -139,7 +169,7 @@ def parse_cursor(cursor: str | None) -> int:
 def check_limit(limit: int) -> None:
     """Raise ValueError for a page's size that no caller should let through."""
     if not 1 <= limit <= MOST_PER_PAGE:
-        raise ValueError(f"a page holds 1 to {MOST_PER_PAGE} tasks, not {limit}")
+        raise ValueError(f"a page holds 1 to {MOST_PER_PAGE} entries, not {limit}")
 
 
 def one_name(

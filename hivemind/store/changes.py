@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from hivemind.core.ledger import Escrow, Movement
 from hivemind.core.records import (
     Account,
     Attempt,
@@ -54,6 +55,17 @@ class Changes:
     revoked_tokens: tuple[RevokedToken, ...] = ()
     facts: Mapping[str, bytes] = attrs.field(factory=dict)
     """Single values by name, such as the cluster's epoch and the signing key."""
+    removed_tasks: tuple[str, ...] = ()
+    """Ids of ended tasks whose time of keeping is over: they go with their attempts, inputs and
+    results. One that is unknown is no error, and one that has not ended stays."""
+    stale_before: float = 0.0
+    """One-time secrets and revocations that expired before this are removed."""
+    movements: tuple[Movement, ...] = ()
+    """Entered in this order, and the balances changed with each; their ``seq`` is ignored."""
+    escrows: tuple[Escrow, ...] = ()
+    """New ones, and ones that somebody has earned more of."""
+    closed_escrows: tuple[str, ...] = ()
+    """The tasks whose escrow was emptied; to close an unknown one is no error."""
 
     @property
     def is_empty(self) -> bool:
@@ -76,6 +88,11 @@ class Changes:
             join_tokens=self.join_tokens + later.join_tokens,
             revoked_tokens=self.revoked_tokens + later.revoked_tokens,
             facts={**self.facts, **later.facts},
+            removed_tasks=self.removed_tasks + later.removed_tasks,
+            stale_before=max(self.stale_before, later.stale_before),
+            movements=self.movements + later.movements,
+            escrows=self.escrows + later.escrows,
+            closed_escrows=self.closed_escrows + later.closed_escrows,
         )
 
 
@@ -97,6 +114,11 @@ class Snapshot:
     revoked_tokens: tuple[RevokedToken, ...]
     """The ones that have not expired."""
     facts: Mapping[str, bytes]
+    balances: Mapping[str, int]
+    """In millionths of a CPT, by ledger account. Every account that ever had any is there, but for
+    escrows that were emptied."""
+    escrows: tuple[Escrow, ...]
+    """Those that are open, by task."""
 
 
 @attrs.frozen(kw_only=True)
@@ -113,5 +135,14 @@ class TaskPage:
     """Some tasks, the newest first."""
 
     tasks: tuple[Task, ...]
+    next_cursor: str | None
+    """Where the next page begins; None after the last."""
+
+
+@attrs.frozen(kw_only=True)
+class MovementPage:
+    """Some entries of the ledger, the newest first."""
+
+    movements: tuple[Movement, ...]
     next_cursor: str | None
     """Where the next page begins; None after the last."""

@@ -1,13 +1,14 @@
 """A store whose commits fail where a test wants it: before they are applied, or right after."""
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
+from hivemind.core.ledger import Movement
 from hivemind.core.records import Attempt, Blob, Task, TaskState
 from hivemind.store.api import CommitFailed, OutcomeUnknown, Store
-from hivemind.store.changes import Changes, Snapshot, StoredSpec, TaskPage
+from hivemind.store.changes import Changes, MovementPage, Snapshot, StoredSpec, TaskPage
 
 
 class Moment(enum.Enum):
@@ -83,6 +84,10 @@ class FailingStore:
         """See ``Store.attempts``."""
         return await self._inner.attempts(task_id)
 
+    async def newest_nodes(self, task_ids: Sequence[str]) -> Mapping[str, str]:
+        """See ``Store.newest_nodes``."""
+        return await self._inner.newest_nodes(task_ids)
+
     async def result(self, task_id: str, attempt: int) -> Blob | None:
         """See ``Store.result``."""
         return await self._inner.result(task_id, attempt)
@@ -98,11 +103,29 @@ class FailingStore:
         """See ``Store.tasks``."""
         return await self._inner.tasks(account=account, states=states, cursor=cursor, limit=limit)
 
+    async def ended_before(self, at: float, *, limit: int) -> tuple[Task, ...]:
+        """See ``Store.ended_before``."""
+        return await self._inner.ended_before(at, limit=limit)
+
     async def find_task(
         self, account: str, *, client_id: str | None = None, client_key: str | None = None
     ) -> Task | None:
         """See ``Store.find_task``."""
         return await self._inner.find_task(account, client_id=client_id, client_key=client_key)
+
+    async def movements(
+        self, account: str, *, cursor: str | None = None, limit: int
+    ) -> MovementPage:
+        """See ``Store.movements``."""
+        return await self._inner.movements(account, cursor=cursor, limit=limit)
+
+    async def find_movement(self, debit: str, key: str) -> Movement | None:
+        """See ``Store.find_movement``."""
+        return await self._inner.find_movement(debit, key)
+
+    async def tasks_called(self, client_id: str) -> tuple[Task, ...]:
+        """See ``Store.tasks_called``."""
+        return await self._inner.tasks_called(client_id)
 
     async def blob_files(self) -> frozenset[str]:
         """See ``Store.blob_files``."""

@@ -1,11 +1,12 @@
 """A store that forgets everything with the process: for tests, and the model for the real one."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 import trio
 
+from hivemind.core.ledger import Escrow, LedgerError, Movement, post
 from hivemind.core.records import (
     Account,
     Attempt,
@@ -24,13 +25,23 @@ from hivemind.store.api import (
     one_name,
     parse_cursor,
 )
-from hivemind.store.changes import Changes, NewTask, Snapshot, StoredSpec, TaskPage
+from hivemind.store.changes import (
+    Changes,
+    MovementPage,
+    NewTask,
+    Snapshot,
+    StoredSpec,
+    TaskPage,
+)
+from hivemind.store.ledger_statements import escrow_rows, movement_row, page_of
 
 
 @attrs.define(kw_only=True)
 class _Tables:
     tasks: dict[str, Task] = attrs.field(factory=dict)
     """In the order of submission: a later record of a task keeps its place."""
+    seqs: dict[str, int] = attrs.field(factory=dict)
+    """The place of every task in that order, of removed ones too: none is given out again."""
     specs: dict[str, StoredSpec] = attrs.field(factory=dict)
     attempts: dict[tuple[str, int], Attempt] = attrs.field(factory=dict)
     results: dict[tuple[str, int], Blob] = attrs.field(factory=dict)
@@ -39,6 +50,9 @@ class _Tables:
     join_tokens: dict[bytes, JoinToken] = attrs.field(factory=dict)
     revoked_tokens: dict[str, RevokedToken] = attrs.field(factory=dict)
     facts: dict[str, bytes] = attrs.field(factory=dict)
+    movements: dict[int, Movement] = attrs.field(factory=dict)
+    balances: dict[str, int] = attrs.field(factory=dict)
+    escrows: dict[str, Escrow] = attrs.field(factory=dict)
 
     def copy(self) -> "_Tables":
         return _Tables(
@@ -62,7 +76,7 @@ class MemoryStore:
         tables = self._tables.copy()
         try:
             _apply(tables, changes)
-        except (ArithmeticError, TypeError, ValueError) as error:
+        except (ArithmeticError, LedgerError, TypeError, ValueError) as error:
             raise CommitFailed(f"nothing was stored: {error}") from error
         self._tables = tables
 
@@ -86,6 +100,8 @@ class MemoryStore:
                 token for token in tables.revoked_tokens.values() if token.expires_at > now
             ),
             facts=dict(tables.facts),
+            balances=dict(tables.balances),
+            escrows=tuple(escrow for _, escrow in sorted(tables.escrows.items())),
         )
 
     async def spec(self, task_id: str) -> StoredSpec | None:
@@ -106,6 +122,16 @@ class MemoryStore:
         )
         return tuple(sorted(found, key=lambda attempt: attempt.number))
 
+    async def newest_nodes(self, task_ids: Sequence[str]) -> Mapping[str, str]:
+        """See ``Store.newest_nodes``."""
+        await trio.lowlevel.checkpoint()
+        found = {}
+        for id_ in task_ids:
+            numbers = [number for task_id, number in self._tables.attempts if task_id == id_]
+            if numbers:
+                found[id_] = self._tables.attempts[id_, max(numbers)].node_id
+        return found
+
     async def result(self, task_id: str, attempt: int) -> Blob | None:
         """See ``Store.result``."""
         await trio.lowlevel.checkpoint()
@@ -123,10 +149,12 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         before = parse_cursor(cursor)
         check_limit(limit)
-        numbered = list(enumerate(self._tables.tasks.values(), start=1))
+        tables = self._tables
         found = [
             (number, task)
-            for number, task in reversed(numbered)
+            for number, task in (
+                (tables.seqs[id_], task) for id_, task in reversed(tables.tasks.items())
+            )
             if number < before
             and (account is None or task.account == account)
             and (states is None or task.state in states)
@@ -136,6 +164,18 @@ class MemoryStore:
             next_cursor=str(found[limit - 1][0]) if len(found) > limit else None,
         )
 
+    async def ended_before(self, at: float, *, limit: int) -> tuple[Task, ...]:
+        """See ``Store.ended_before``."""
+        await trio.lowlevel.checkpoint()
+        check_limit(limit)
+        ended = [
+            (task.finished_at, task)
+            for task in self._tables.tasks.values()
+            if task.finished_at is not None and task.finished_at < at
+        ]
+        ended.sort(key=lambda pair: pair[0])
+        return tuple(task for _, task in ended[:limit])
+
     async def find_task(
         self, account: str, *, client_id: str | None = None, client_key: str | None = None
     ) -> Task | None:
@@ -143,6 +183,33 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         field, value = one_name(client_id, client_key)
         return _find(self._tables, account, field, value)
+
+    async def movements(
+        self, account: str, *, cursor: str | None = None, limit: int
+    ) -> MovementPage:
+        """See ``Store.movements``."""
+        await trio.lowlevel.checkpoint()
+        before = parse_cursor(cursor)
+        check_limit(limit)
+        return page_of(
+            (
+                movement
+                for movement in self._tables.movements.values()
+                if movement.seq < before and account in {movement.debit, movement.credit}
+            ),
+            limit,
+        )
+
+    async def find_movement(self, debit: str, key: str) -> Movement | None:
+        """See ``Store.find_movement``."""
+        await trio.lowlevel.checkpoint()
+        return _keyed(self._tables, debit, key)
+
+    async def tasks_called(self, client_id: str) -> tuple[Task, ...]:
+        """See ``Store.tasks_called``."""
+        await trio.lowlevel.checkpoint()
+        known = reversed(self._tables.tasks.values())
+        return tuple(task for task in known if client_id and task.client_id == client_id)[:2]
 
     async def blob_files(self) -> frozenset[str]:
         """See ``Store.blob_files``."""
@@ -197,6 +264,53 @@ def _apply(tables: _Tables, changes: Changes) -> None:
     for name, value in changes.facts.items():
         _check((name, value))
         tables.facts[name] = value
+    for movement in changes.movements:
+        _enter(tables, movement)
+    for escrow in changes.escrows:
+        row, dues = escrow_rows(escrow)
+        _check((*row, *(value for due in dues for value in due)))
+        if escrow.task_id not in tables.tasks or escrow.held_ucpt <= 0:
+            raise CommitFailed(f"there is nothing to hold for task {escrow.task_id}")
+        tables.escrows[escrow.task_id] = escrow
+    for id_ in changes.closed_escrows:
+        tables.escrows.pop(id_, None)
+    for id_ in changes.removed_tasks:
+        known = tables.tasks.get(id_)
+        if known is not None and known.state.is_end:
+            _remove_task(tables, id_)
+    _remove_stale(tables, changes.stale_before)
+
+
+def _remove_task(tables: _Tables, id_: str) -> None:
+    del tables.tasks[id_]
+    tables.specs.pop(id_, None)
+    tables.attempts = {key: one for key, one in tables.attempts.items() if key[0] != id_}
+    tables.results = {key: one for key, one in tables.results.items() if key[0] != id_}
+
+
+def _remove_stale(tables: _Tables, before: float) -> None:
+    tables.join_tokens = {
+        key: one for key, one in tables.join_tokens.items() if one.expires_at >= before
+    }
+    tables.revoked_tokens = {
+        key: one for key, one in tables.revoked_tokens.items() if one.expires_at >= before
+    }
+
+
+def _enter(tables: _Tables, movement: Movement) -> None:
+    _check(movement_row(movement))
+    if _keyed(tables, movement.debit, movement.key) is not None:
+        raise CommitFailed(f"{movement.debit} has a movement with the key {movement.key!r} already")
+    post(tables.balances, movement)
+    seq = len(tables.movements) + 1
+    tables.movements[seq] = attrs.evolve(movement, seq=seq)
+
+
+def _keyed(tables: _Tables, debit: str, key: str) -> Movement | None:
+    for movement in tables.movements.values() if key else ():
+        if (movement.debit, movement.key) == (debit, key):
+            return movement
+    return None
 
 
 def _insert_task(tables: _Tables, new: NewTask) -> None:
@@ -220,6 +334,7 @@ def _insert_task(tables: _Tables, new: NewTask) -> None:
                 existing=existing.id,
             )
     tables.tasks[task.id] = task
+    tables.seqs[task.id] = len(tables.seqs) + 1
     tables.specs[task.id] = StoredSpec(spec=new.spec, payload=new.payload, stdin=new.stdin)
 
 

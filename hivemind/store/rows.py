@@ -18,6 +18,7 @@ from hivemind.core.records import (
     TaskState,
     Usage,
 )
+from hivemind.core.registration import Intent, Registration
 
 Row = tuple[Any, ...]
 
@@ -28,7 +29,7 @@ TASK_COLUMNS = (
     "cpu_millis", "memory_bytes", "scratch_bytes", "gpus", "gpu_memory_bytes", "gpu_name",
     "location", "wall_s", "attempt", "stop_requested", "stopped_by", "retries", "failures",
     "crashes", "backoff_s", "node_id", "reason", "detail", "exit_code", "submitted_at",
-    "started_at", "finished_at",
+    "started_at", "finished_at", "only_account", "least_trust", "pushable", "unconfirmed",
 )  # fmt: skip
 TASK_KEY_COLUMNS = 4
 
@@ -44,6 +45,7 @@ def task_row(task: Task) -> Row:
         task.wall_s, task.attempt, int(task.stop_requested), task.stopped_by, task.retries,
         task.failures, task.crashes, task.backoff_s, task.node_id, _value(task.reason),
         task.detail, task.exit_code, task.submitted_at, task.started_at, task.finished_at,
+        needs.only_account, needs.least_trust, int(needs.pushable), int(task.unconfirmed),
     )  # fmt: skip
 
 
@@ -55,7 +57,8 @@ def task_of(row: Row) -> Task:
         cpu_millis, memory_bytes, scratch_bytes, gpus, gpu_memory_bytes, gpu_name, location,
         wall_s, attempt, stop_requested, stopped_by, retries,
         failures, crashes, backoff_s, node_id, reason,
-        detail, exit_code, submitted_at, started_at, finished_at,
+        detail, exit_code, submitted_at, started_at, finished_at, only_account, least_trust,
+        pushable, unconfirmed,
     ) = row  # fmt: skip
     return Task(
         id=id_,
@@ -74,6 +77,9 @@ def task_of(row: Row) -> Task:
             gpu_memory_bytes=gpu_memory_bytes,
             gpu_name=gpu_name,
             location=location,
+            only_account=only_account,
+            least_trust=least_trust,
+            pushable=bool(pushable),
         ),
         wall_s=wall_s,
         attempt=attempt,
@@ -90,6 +96,7 @@ def task_of(row: Row) -> Task:
         submitted_at=submitted_at,
         started_at=started_at,
         finished_at=finished_at,
+        unconfirmed=bool(unconfirmed),
     )
 
 
@@ -97,7 +104,7 @@ ATTEMPT_COLUMNS = (
     "task_id", "number", "node_id", "lease_id", "assigned_at", "started_at", "ended_at",
     "outcome", "reason", "detail", "exit_code", "used_wall_s", "used_cpu_s",
     "used_memory_peak_bytes", "report_seq", "refusal", "result_bytes",
-    "used_gpu_memory_peak_bytes",
+    "used_gpu_memory_peak_bytes", "raw_result", "unconfirmed",
 )  # fmt: skip
 
 
@@ -109,7 +116,7 @@ def attempt_row(attempt: Attempt) -> Row:
         _value(attempt.outcome), _value(attempt.reason), attempt.detail, attempt.exit_code,
         attempt.usage.wall_s, attempt.usage.cpu_s, attempt.usage.memory_peak_bytes,
         attempt.report_seq, _value(attempt.refusal), attempt.result_bytes,
-        attempt.usage.gpu_memory_peak_bytes,
+        attempt.usage.gpu_memory_peak_bytes, int(attempt.raw_result), int(attempt.unconfirmed),
     )  # fmt: skip
 
 
@@ -119,7 +126,7 @@ def attempt_of(row: Row) -> Attempt:
         task_id, number, node_id, lease_id, assigned_at, started_at, ended_at,
         outcome, reason, detail, exit_code, used_wall_s, used_cpu_s,
         used_memory_peak_bytes, report_seq, refusal, result_bytes,
-        used_gpu_memory_peak_bytes,
+        used_gpu_memory_peak_bytes, raw_result, unconfirmed,
     ) = row  # fmt: skip
     return Attempt(
         task_id=task_id,
@@ -142,6 +149,8 @@ def attempt_of(row: Row) -> Attempt:
         report_seq=report_seq,
         refusal=None if refusal is None else RefusalKind(refusal),
         result_bytes=result_bytes,
+        raw_result=bool(raw_result),
+        unconfirmed=bool(unconfirmed),
     )
 
 
@@ -182,20 +191,37 @@ def account_of(row: Row) -> Account:
     )
 
 
-NODE_COLUMNS = ("id", "account", "name", "public_key", "enrolled_at", "last_seen_at", "trust")
+# From "hostname" on: what a pushed node registered; nulls for any other.
+NODE_COLUMNS = (
+    "id", "account", "name", "public_key", "enrolled_at", "last_seen_at", "trust", "is_drained",
+    "unconfirmed",
+    "hostname", "port", "cpu_cores", "memory_gb", "cpu_score", "gpu_score", "gpu_memory_gb",
+    "gpu_name", "location", "docker_status", "intent",
+)  # fmt: skip
+_REGISTRATION_COLUMNS = 11
 
 
 def node_row(node: Node) -> Row:
     """A node's row."""
     return (
         node.id, node.account, node.name, node.public_key, node.enrolled_at, node.last_seen_at,
-        node.trust,
+        node.trust, int(node.is_drained), node.unconfirmed, *_registration_row(node.registration),
+    )  # fmt: skip
+
+
+def _registration_row(said: Registration | None) -> Row:
+    if said is None:
+        return (None,) * _REGISTRATION_COLUMNS
+    return (
+        said.hostname, said.port, said.cpu_cores, said.memory_gb, said.cpu_score, said.gpu_score,
+        said.gpu_memory_gb, said.gpu_name, said.location, said.docker_status, said.intent.value,
     )  # fmt: skip
 
 
 def node_of(row: Row) -> Node:
-    """The node of a row."""
-    id_, account, name, public_key, enrolled_at, last_seen_at, trust = row
+    """The node of a row. Raises ValueError where its intent is unknown."""
+    id_, account, name, public_key, enrolled_at, last_seen_at, trust = row[:7]
+    is_drained, unconfirmed, *rest = row[7:]
     return Node(
         id=id_,
         account=account,
@@ -204,6 +230,31 @@ def node_of(row: Row) -> Node:
         enrolled_at=enrolled_at,
         last_seen_at=last_seen_at,
         trust=trust,
+        is_drained=bool(is_drained),
+        registration=_registration_of(tuple(rest)),
+        unconfirmed=unconfirmed,
+    )
+
+
+def _registration_of(row: Row) -> Registration | None:
+    (
+        hostname, port, cpu_cores, memory_gb, cpu_score, gpu_score,
+        gpu_memory_gb, gpu_name, location, docker_status, intent,
+    ) = row  # fmt: skip
+    if hostname is None:
+        return None
+    return Registration(
+        hostname=hostname,
+        port=port,
+        cpu_cores=cpu_cores,
+        memory_gb=memory_gb,
+        cpu_score=cpu_score,
+        gpu_score=gpu_score,
+        gpu_memory_gb=gpu_memory_gb,
+        gpu_name=gpu_name,
+        location=location,
+        docker_status=docker_status,
+        intent=Intent(intent),
     )
 
 

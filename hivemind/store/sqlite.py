@@ -6,14 +6,15 @@ a commit for a listing.
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import apsw
 import trio
 
+from hivemind.core.ledger import Movement
 from hivemind.core.records import Attempt, Blob, Task, TaskState
-from hivemind.store import statements
+from hivemind.store import ledger_statements, statements
 from hivemind.store.api import (
     CommitFailed,
     Corrupt,
@@ -23,7 +24,7 @@ from hivemind.store.api import (
     one_name,
     parse_cursor,
 )
-from hivemind.store.changes import Changes, Snapshot, StoredSpec, TaskPage
+from hivemind.store.changes import Changes, MovementPage, Snapshot, StoredSpec, TaskPage
 from hivemind.store.connection import DoubtfulCommit, ThreadedConnection, connect
 from hivemind.store.lock import Locked, hold_lock
 from hivemind.store.opening import Unusable, prepare_file, prepare_reader, prepare_writer
@@ -92,6 +93,11 @@ class SqliteStore:
         with _reading():
             return await self._reader.run(statements.read_attempts, task_id)
 
+    async def newest_nodes(self, task_ids: Sequence[str]) -> Mapping[str, str]:
+        """See ``Store.newest_nodes``."""
+        with _reading():
+            return await self._reader.run(statements.read_newest_nodes, tuple(task_ids))
+
     async def result(self, task_id: str, attempt: int) -> Blob | None:
         """See ``Store.result``."""
         with _reading():
@@ -111,6 +117,12 @@ class SqliteStore:
         with _reading():
             return await self._reader.read(statements.read_page, account, states, before_seq, limit)
 
+    async def ended_before(self, at: float, *, limit: int) -> tuple[Task, ...]:
+        """See ``Store.ended_before``."""
+        check_limit(limit)
+        with _reading():
+            return await self._reader.run(statements.read_ended_before, at, limit)
+
     async def find_task(
         self, account: str, *, client_id: str | None = None, client_key: str | None = None
     ) -> Task | None:
@@ -118,6 +130,27 @@ class SqliteStore:
         field, value = one_name(client_id, client_key)
         with _reading():
             return await self._reader.run(statements.find_task, account, field, value)
+
+    async def movements(
+        self, account: str, *, cursor: str | None = None, limit: int
+    ) -> MovementPage:
+        """See ``Store.movements``."""
+        before_seq = parse_cursor(cursor)
+        check_limit(limit)
+        with _reading():
+            return await self._reader.read(
+                ledger_statements.read_history, account, before_seq, limit
+            )
+
+    async def find_movement(self, debit: str, key: str) -> Movement | None:
+        """See ``Store.find_movement``."""
+        with _reading():
+            return await self._reader.run(ledger_statements.find_movement, debit, key)
+
+    async def tasks_called(self, client_id: str) -> tuple[Task, ...]:
+        """See ``Store.tasks_called``."""
+        with _reading():
+            return await self._reader.run(statements.find_called, client_id)
 
     async def blob_files(self) -> frozenset[str]:
         """See ``Store.blob_files``."""

@@ -8,7 +8,7 @@ from typing import Literal
 import apsw
 
 from hivemind.core.records import Attempt, Blob, Task, TaskState
-from hivemind.store import rows
+from hivemind.store import ledger_statements, rows
 from hivemind.store.api import CommitFailed, DuplicateTask
 from hivemind.store.changes import Changes, NewTask, ResultBlob, Snapshot, StoredSpec, TaskPage
 
@@ -65,12 +65,28 @@ SELECT_TASK_BY_SEQ = f"SELECT {_TASK} FROM task WHERE seq = ?"  # noqa: S608
 SELECT_BY_CLIENT_ID = (
     f"SELECT {_TASK} FROM task WHERE account = ? AND client_id = ? AND client_id <> ''"  # noqa: S608
 )
+SELECT_CALLED = (
+    f"SELECT {_TASK} FROM task WHERE client_id = ? AND client_id <> '' ORDER BY seq DESC LIMIT 2"  # noqa: S608
+)
 SELECT_BY_CLIENT_KEY = (
     f"SELECT {_TASK} FROM task WHERE account = ? AND client_key = ? AND client_key <> ''"  # noqa: S608
 )
+SELECT_ENDED_BEFORE = (
+    f"SELECT {_TASK} FROM task WHERE finished_at IS NOT NULL AND finished_at < ?"  # noqa: S608
+    " ORDER BY finished_at LIMIT ?"
+)
+_IF_ENDED = f"IN (SELECT id FROM task WHERE id = ? AND state NOT IN ({_UNFINISHED}))"  # noqa: S608
+REMOVE_TASK = (
+    f"DELETE FROM result WHERE task_id {_IF_ENDED}",  # noqa: S608
+    f"DELETE FROM attempt WHERE task_id {_IF_ENDED}",  # noqa: S608
+    f"DELETE FROM task_input WHERE task_id {_IF_ENDED}",  # noqa: S608
+    f"DELETE FROM task WHERE id {_IF_ENDED}",  # noqa: S608
+)
+"""What hangs on a task goes before it."""
 SELECT_ATTEMPTS = (
     f"SELECT {', '.join(rows.ATTEMPT_COLUMNS)} FROM attempt WHERE task_id = ? ORDER BY number"  # noqa: S608
 )
+SELECT_NEWEST_NODE = "SELECT node_id FROM attempt WHERE task_id = ? ORDER BY number DESC LIMIT 1"
 SELECT_INPUT = (
     "SELECT spec, payload_size, payload_inline, payload_file, stdin_size, stdin_inline, stdin_file"
     " FROM task_input WHERE task_id = ?"
@@ -116,6 +132,16 @@ def write(connection: apsw.Connection, changes: Changes) -> None:
         )
     if changes.facts:
         connection.executemany(UPSERT_FACT, changes.facts.items())
+    ledger_statements.write(connection, changes)
+    if changes.removed_tasks:
+        for statement in REMOVE_TASK:
+            connection.executemany(statement, ((id_,) for id_ in changes.removed_tasks))
+    if changes.stale_before:
+        for table in ("join_token", "revoked_token"):
+            connection.execute(
+                f"DELETE FROM {table} WHERE expires_at < ?",  # noqa: S608
+                (changes.stale_before,),
+            )
 
 
 def _insert_task(connection: apsw.Connection, new: NewTask) -> None:
@@ -192,6 +218,8 @@ def read_snapshot(connection: apsw.Connection, now: float) -> Snapshot:
             )
         ),
         facts=dict(select("fact", ("name", "value"))),
+        balances=ledger_statements.read_balances(connection),
+        escrows=ledger_statements.read_escrows(connection),
     )
 
 
@@ -208,12 +236,22 @@ def read_task(connection: apsw.Connection, task_id: str) -> Task | None:
     return _one_task(connection, SELECT_TASK, (task_id,))
 
 
+def read_ended_before(connection: apsw.Connection, at: float, limit: int) -> tuple[Task, ...]:
+    """The tasks that ended longest ago; see ``Store.ended_before``."""
+    return tuple(map(rows.task_of, connection.execute(SELECT_ENDED_BEFORE, (at, limit))))
+
+
 def find_task(
     connection: apsw.Connection, account: str, field: Literal["client_id", "client_key"], value: str
 ) -> Task | None:
     """An account's task by a name that its client gave it."""
     query = SELECT_BY_CLIENT_ID if field == "client_id" else SELECT_BY_CLIENT_KEY
     return _one_task(connection, query, (account, value))
+
+
+def find_called(connection: apsw.Connection, client_id: str) -> tuple[Task, ...]:
+    """The newest tasks of any account that their clients call so."""
+    return tuple(map(rows.task_of, connection.execute(SELECT_CALLED, (client_id,))))
 
 
 def _one_task(connection: apsw.Connection, query: str, keys: rows.Row) -> Task | None:
@@ -224,6 +262,16 @@ def _one_task(connection: apsw.Connection, query: str, keys: rows.Row) -> Task |
 def read_attempts(connection: apsw.Connection, task_id: str) -> tuple[Attempt, ...]:
     """Every attempt at a task, the first one first."""
     return tuple(map(rows.attempt_of, connection.execute(SELECT_ATTEMPTS, (task_id,))))
+
+
+def read_newest_nodes(connection: apsw.Connection, task_ids: tuple[str, ...]) -> dict[str, str]:
+    """The node of each task's newest attempt."""
+    found = {}
+    for id_ in task_ids:
+        row = connection.execute(SELECT_NEWEST_NODE, (id_,)).fetchone()
+        if row is not None:
+            found[id_] = row[0]
+    return found
 
 
 def read_files(connection: apsw.Connection) -> frozenset[str]:

@@ -26,6 +26,8 @@ class Order:
     ref: AttemptRef
     account: str
     profile: Profile
+    known_as: str = ""
+    """What whoever started it calls the task, where that is not the id of ``ref``."""
 
 
 class BadPayload(WorkerError):
@@ -37,8 +39,16 @@ def build_command(order: Order, *, argv: tuple[str, ...], stdin: Path | None) ->
     return _build(order, argv=argv, stdin=stdin)
 
 
-def build_script(order: Order, *, payload: Path, head: bytes, stdin: Path | None) -> sandbox.Spec:
-    """A single file: an executable where its ``head`` is ``#!``, else Python.
+def build_script(
+    order: Order,
+    *,
+    payload: Path,
+    head: bytes,
+    stdin: Path | None,
+    interpreter: tuple[str, ...] = (),
+) -> sandbox.Spec:
+    """A single file: run by ``interpreter`` if there is one, else by itself where its ``head`` is
+    ``#!``, else by Python.
 
     Raises BadPayload for a name that the task's folder has taken, and sandbox.BadSpec.
     """
@@ -50,11 +60,12 @@ def build_script(order: Order, *, payload: Path, head: bytes, stdin: Path | None
     is_executable = head.startswith(b"#!")
     staged = sandbox.StagedFile(source=payload, name=name, mode=0o755 if is_executable else 0o644)
     start: tuple[str, ...]
-    if is_executable:
+    if is_executable and not interpreter:
         start = (f"./{name}",)
     else:
-        # Python would take a name that begins with a dash for options of its own.
-        start = ("python3", f"./{name}" if name.startswith("-") else name)
+        # An interpreter would take a name that begins with a dash for options of its own.
+        file = f"./{name}" if name.startswith("-") else name
+        start = (*(interpreter or ("python3",)), file)
     return _build(order, argv=(*start, *order.spec.argv), stdin=stdin, files=(staged,))
 
 
@@ -135,7 +146,7 @@ def _environment(order: Order) -> Mapping[str, str]:
         "PYTHONUNBUFFERED": "1",
         **order.profile.env,
         **order.spec.env,
-        "HIVEMIND_TASK_ID": order.ref.task_id,
+        "HIVEMIND_TASK_ID": order.known_as or order.ref.task_id,
         "HIVEMIND_ATTEMPT": str(order.ref.attempt),
         "HIVEMIND_OUTPUT": f"/task/{OUTPUT_FOLDER}",
     }

@@ -3,12 +3,13 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 import trio
 
 import sandbox
-from hivemind.core.messages import Assignment
+from hivemind.core.messages import Assignment, AttemptRef
 from hivemind.core.policy import Profile
 from hivemind.core.records import (
     Ending,
@@ -36,7 +37,7 @@ from hivemind.worker.gpu_share import GpuShare
 from hivemind.worker.held import HeldAttempt
 from hivemind.worker.machine import NotHere, check_machine
 from hivemind.worker.outbox import AttemptFolder, Outbox
-from hivemind.worker.transfers import NotWanted, TransferFailed, Transfers
+from hivemind.worker.transfers import NotWanted, TransferFailed
 
 _MOST_RESULT_FILES = 50_000
 _TAR_OVERHEAD_BYTES = 16 * 1024 * 1024
@@ -55,6 +56,14 @@ class Refused:
     detail: str
 
 
+class Inputs(Protocol):
+    """Where the bytes come from that are not in the assignment."""
+
+    async def fetch(self, ref: AttemptRef, *, stdin: bool, size: int, into: Path) -> None:
+        """Have exactly ``size`` bytes in a new file; raises as ``Transfers.fetch`` does."""
+        ...
+
+
 class _InputFailed(WorkerError):
     """Payload or standard input could not be put in place."""
 
@@ -70,11 +79,17 @@ class Execution:
     held: HeldAttempt
     pool: sandbox.Pool
     outbox: Outbox
-    transfers: Transfers
+    transfers: Inputs
     note_change: Callable[[], None]
-    """Called whenever there is more to tell the master."""
+    """Called whenever there is more to tell of it."""
     gpu: GpuShare | None = None
     """None where it has no GPU."""
+    interpreter: tuple[str, ...] = ()
+    """What runs a script, whatever its first line says; empty: that decides."""
+    known_as: str = ""
+    """What whoever started it calls the task, where that is not the assignment's id."""
+    keeps_result: bool = True
+    """Whether anybody will ask for what it leaves in its output folder."""
     _stop_asked: bool = attrs.field(default=False, init=False)
     _over_gpu_memory: bool = attrs.field(default=False, init=False)
     _why: str = attrs.field(default="", init=False)
@@ -161,6 +176,7 @@ class Execution:
             ref=self.held.ref,
             account=self.assignment.account,
             profile=self.profile,
+            known_as=self.known_as,
         )
         stdin = folder.stdin if spec.has_stdin else None
         match spec.kind:
@@ -168,7 +184,13 @@ class Execution:
                 return build_command(order, argv=spec.argv, stdin=stdin)
             case PayloadKind.SCRIPT:
                 head = await trio.to_thread.run_sync(_head, folder.payload)
-                return build_script(order, payload=folder.payload, head=head, stdin=stdin)
+                return build_script(
+                    order,
+                    payload=folder.payload,
+                    head=head,
+                    stdin=stdin,
+                    interpreter=self.interpreter,
+                )
             case PayloadKind.ARCHIVE:
                 archive = functools.partial(
                     build_archive, order, payload=folder.payload, stdin=stdin
@@ -208,7 +230,7 @@ class Execution:
                 ending = with_gpu(ending, self.gpu, stopped_for_it=self._over_gpu_memory)
             if ending.reason is Reason.STOPPED:
                 ending = attrs.evolve(ending, detail=self._why)
-            return await self._collect(run, ending)
+            return await self._collect(run, ending) if self.keeps_result else ending
 
     async def _record(self, run: sandbox.Run, output: AttemptLog) -> None:
         """Keep what the task prints, as it comes; the link reads it from there."""

@@ -17,6 +17,7 @@ from hivemind.core.messages import (
     Assignment,
     DrainNotice,
     Hello,
+    Keyring,
     KillOrder,
     MasterItem,
     Renewed,
@@ -70,6 +71,7 @@ class Link:
         transfers: Transfers,
         capabilities: Capabilities,
         measure: Callable[[], Vitals],
+        on_keyring: Callable[[Keyring], None],
         backoff: Backoff | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -80,6 +82,7 @@ class Link:
         self._transfers = transfers
         self._capabilities = capabilities
         self._measure = measure
+        self._on_keyring = on_keyring
         self._backoff = backoff or Backoff(first_s=0.1, most_s=10.0)
         self._jitter = jitter
         self._lease = Lease()
@@ -216,6 +219,8 @@ class Link:
         self._runner.draining = self._draining
         for ref in welcome.unwanted:
             self._runner.kill(ref)
+        if welcome.keyring is not None:
+            self._on_keyring(welcome.keyring)
         self._conversation = conversation
         conversation.on_welcome(welcome)
 
@@ -236,6 +241,8 @@ class Link:
             case DrainNotice():
                 log.info("drain_ordered", master=self._dial.address)
                 self._runner.draining = True
+            case Keyring():
+                self._on_keyring(item)
             case Welcome():
                 raise LinkBroken("the master welcomed this worker twice")
             case _:

@@ -4,29 +4,23 @@ What an attempt does, suffers or breaks ends with it: this is one of the two pla
 where an exception is absorbed, logged once, and turned into the attempt's end.
 """
 
-from collections.abc import Mapping
-
 import attrs
 import structlog
 import trio
 
 import sandbox
 from hivemind.core.messages import Assignment, AttemptRef, RefusedReport
-from hivemind.core.policy import Profile
-from hivemind.core.records import Capacity, Ending, Outcome, Reason, RefusalKind
-from hivemind.core.resources import NOTHING, Amounts, needed
+from hivemind.core.records import Ending, Outcome, Reason, RefusalKind
 from hivemind.core.wording import one_line
 from hivemind.rpc.contract.faults import MalformedMessage
 from hivemind.rpc.contract.specs import decode_spec
 from hivemind.supervision import Backoff
 from hivemind.worker.ending import without_result
 from hivemind.worker.execution import Execution, Refused
-from hivemind.worker.gpu_share import GpuShare
-from hivemind.worker.gpu_slots import GpuSlots
-from hivemind.worker.gpus import Gpus
 from hivemind.worker.held import STARTED_SEQ, HeldAttempt, HeldAttempts
 from hivemind.worker.outbox import FinalReport, Outbox
-from hivemind.worker.refusal import Refusal, judge
+from hivemind.worker.refusal import Refusal
+from hivemind.worker.room import Room
 from hivemind.worker.transfers import NotWanted, Transfers
 
 _DROP_S = 10.0
@@ -43,7 +37,6 @@ class _Attempt:
 
     held: HeldAttempt
     execution: Execution
-    needs: Amounts
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     unwanted: bool = False
     """Nobody waits for its report."""
@@ -59,26 +52,26 @@ class Runner:
         outbox: Outbox,
         held: HeldAttempts,
         transfers: Transfers,
-        capacity: Capacity,
-        profiles: Mapping[str, Profile],
-        gpus: Gpus,
-        gpu_slots: GpuSlots,
+        room: Room,
     ) -> None:
-        self._gpus = gpus
-        self._gpu_slots = gpu_slots
         self._pool = pool
         self._outbox = outbox
         self._held = held
         self._transfers = transfers
-        self._capacity = capacity
-        self._profiles = profiles
+        self._room = room
         self._running: dict[AttemptRef, _Attempt] = {}
-        self._reserved = NOTHING
         self._idle = trio.Event()
         self._idle.set()
         self._attempts: trio.Nursery | None = None
-        self.draining = False
+
+    @property
+    def draining(self) -> bool:
         """Take nothing more; set by a drain of this worker or of the master's choosing."""
+        return self._room.is_draining
+
+    @draining.setter
+    def draining(self, draining: bool) -> None:
+        self._room.is_draining = draining
 
     @property
     def running(self) -> int:
@@ -94,10 +87,6 @@ class Runner:
                 await self._watch_gpus()
             finally:
                 self._attempts = None
-
-    def use_profiles(self, profiles: Mapping[str, Profile]) -> None:
-        """Judge what is assigned from now on by these policies."""
-        self._profiles = profiles
 
     # -- orders of the master -------------------------------------------------------------------
 
@@ -121,19 +110,9 @@ class Runner:
         except MalformedMessage as error:
             self._refuse_with(ref, RefusalKind.POLICY, str(error))
             return
-        refusal = judge(
-            spec,
-            assignment.account,
-            profiles=self._profiles,
-            capacity=self._capacity,
-            reserved=self._reserved,
-        )
-        if refusal is not None:
-            self._refuse_with(ref, refusal.kind, refusal.detail)
-            return
-        devices = self._gpu_slots.take(ref, spec.requirements)
-        if isinstance(devices, Refusal):
-            self._refuse_with(ref, devices.kind, devices.detail)
+        place = self._room.take(ref, spec, assignment.account)
+        if isinstance(place, Refusal):
+            self._refuse_with(ref, place.kind, place.detail)
             return
         held = HeldAttempt(ref=ref, folder=folder)
         attempt = _Attempt(
@@ -141,23 +120,15 @@ class Runner:
             execution=Execution(
                 assignment=assignment,
                 spec=spec,
-                profile=self._profiles[spec.policy],
+                profile=place.profile,
                 pool=self._pool,
                 outbox=self._outbox,
                 transfers=self._transfers,
                 held=held,
-                gpu=GpuShare(
-                    gpus=self._gpus,
-                    devices=devices,
-                    limit_bytes=spec.requirements.gpu_memory_bytes,
-                )
-                if devices
-                else None,
+                gpu=place.gpu,
                 note_change=self._held.note_change,
             ),
-            needs=needed(spec.requirements),
         )
-        self._reserved = self._reserved.plus(attempt.needs)
         self._running[ref] = attempt
         self._idle = trio.Event() if self._idle.is_set() else self._idle
         self._held.add(held)
@@ -267,7 +238,7 @@ class Runner:
         ended: Ending | Refused | None = None
         try:
             with attempt.scope:
-                ended = await self._execute(attempt)
+                ended = await run_to_end(attempt.execution)
                 if isinstance(ended, Ending):
                     await self._file(held, ended)
         finally:
@@ -282,24 +253,6 @@ class Runner:
         if isinstance(ended, Refused) and not attempt.unwanted:
             self._refuse_with(held.ref, ended.kind, ended.detail)
         await self._drop(held)
-
-    async def _execute(self, attempt: _Attempt) -> Ending | Refused | None:
-        ref = attempt.held.ref
-        try:
-            return await attempt.execution.run()
-        except NotWanted as error:
-            log.info(
-                "attempt_not_wanted", task_id=ref.task_id, attempt=ref.attempt, reason=str(error)
-            )
-            return None
-        except (sandbox.SandboxError, OSError) as error:
-            # The machine's fault, and an expected one: what it says is enough.
-            log.error("attempt_failed", task_id=ref.task_id, attempt=ref.attempt, reason=str(error))
-            detail = one_line(str(error))
-        except Exception:
-            log.exception("attempt_failed", task_id=ref.task_id, attempt=ref.attempt)
-            detail = "a fault of the worker, which its log describes"
-        return Ending(outcome=Outcome.FAILED, reason=Reason.SANDBOX_FAILED, detail=detail)
 
     async def _file(self, held: HeldAttempt, ending: Ending) -> None:
         """Have the final report on disk. A disk that is full is waited for."""
@@ -323,7 +276,27 @@ class Runner:
 
     def _release(self, attempt: _Attempt) -> None:
         del self._running[attempt.held.ref]
-        self._gpu_slots.release(attempt.held.ref)
-        self._reserved = self._reserved.minus(attempt.needs)
+        self._room.release(attempt.held.ref)
         if not self._running:
             self._idle.set()
+
+
+async def run_to_end(execution: Execution) -> Ending | Refused | None:
+    """Run an attempt, whatever becomes of it; None where the master knows nothing of it.
+
+    Raises nothing but what cancels it.
+    """
+    ref = execution.held.ref
+    try:
+        return await execution.run()
+    except NotWanted as error:
+        log.info("attempt_not_wanted", task_id=ref.task_id, attempt=ref.attempt, reason=str(error))
+        return None
+    except (sandbox.SandboxError, OSError) as error:
+        # The machine's fault, and an expected one: what it says is enough.
+        log.error("attempt_failed", task_id=ref.task_id, attempt=ref.attempt, reason=str(error))
+        detail = one_line(str(error))
+    except Exception:
+        log.exception("attempt_failed", task_id=ref.task_id, attempt=ref.attempt)
+        detail = "a fault of the worker, which its log describes"
+    return Ending(outcome=Outcome.FAILED, reason=Reason.SANDBOX_FAILED, detail=detail)

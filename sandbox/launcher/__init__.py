@@ -7,9 +7,9 @@ first executes commands, the other is a whole interpreter kept warm, which forks
 
 Modules, in the order of one run:
 
-- `main` is the program; `serve` answers the pool's messages, one run at a time;
-- `init` is pid 1 of the run's own namespaces: it mounts, gives up every right, stages the inputs,
-  starts the task and waits for it;
+- `main` is the program; `serve` has the next run's init ready, and tells the pool of its end;
+- `init` is pid 1 of the run's own namespaces: it mounts, waits for the pool's message, gives up
+  every right, stages the inputs, starts the task and waits for it;
 - `confine` holds what it gives up and mounts, `command` how a command is found and executed;
 - `warm` makes a fork of the warm interpreter behave like a new one, with `streams` for its standard
   streams and `unseen` for ending it early where nobody can tell;

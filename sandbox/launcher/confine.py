@@ -10,28 +10,29 @@ from sandbox.spawner import limits, linux
 NAMESPACES = linux.CLONE_NEWPID | linux.CLONE_NEWNS | linux.CLONE_NEWIPC
 
 _PLACES = {"task": "/task", "tmp": "/tmp", "shm": "/dev/shm"}  # noqa: S108
+_TMPFS = linux.MS_NOSUID | linux.MS_NODEV
 _ID = 1000
 
 
-def mount_all(quotas: list[tuple[str, int, int]]) -> int:
-    """Mount the run's own /proc and its three tmpfs over the cell's.
-
-    Args:
-        quotas: name, bytes and inodes of each tmpfs.
+def mount_all() -> int:
+    """Mount the run's own /proc and its three tmpfs over the cell's, hardly larger than nothing.
 
     Returns:
         A descriptor of /task, through which its content outlives the run.
     """
     linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
-    for name, size_bytes, inodes in quotas:
-        linux.mount(
-            name,
-            _PLACES[name],
-            "tmpfs",
-            linux.MS_NOSUID | linux.MS_NODEV,
-            f"size={size_bytes},nr_inodes={inodes},mode=0700,uid={_ID},gid={_ID}",
-        )
+    for name, place in _PLACES.items():
+        # Limited from the start: the kernel refuses a limit to what was mounted without one.
+        data = f"size=4096,nr_inodes=1,mode=0700,uid={_ID},gid={_ID}"
+        linux.mount(name, place, "tmpfs", _TMPFS, data)
     return os.open("/task", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def set_quotas(quotas: list[tuple[str, int, int]]) -> None:
+    """Give each tmpfs its bytes and inodes."""
+    for name, size_bytes, inodes in quotas:
+        data = f"size={size_bytes},nr_inodes={inodes}"
+        linux.mount(name, _PLACES[name], None, _TMPFS | linux.MS_REMOUNT, data)
 
 
 def give_up_rights(seccomp: linux.Filter) -> None:
@@ -42,8 +43,8 @@ def give_up_rights(seccomp: linux.Filter) -> None:
     seccomp.install()
 
 
-def limit_without_cgroup(wanted: dict[str, int]) -> None:
+def limit_without_cgroup(wanted: dict[str, int], *others: int) -> None:
     """What rlimits can do where there is no cgroup; counted in the cell's user namespace."""
-    limits.set_limit(resource.RLIMIT_DATA, wanted["data_bytes"])
+    limits.set_limit(resource.RLIMIT_DATA, wanted["data_bytes"], *others)
     if wanted["count_per_namespace"]:
-        limits.set_limit(resource.RLIMIT_NPROC, wanted["processes"])
+        limits.set_limit(resource.RLIMIT_NPROC, wanted["processes"], *others)

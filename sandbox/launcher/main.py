@@ -1,4 +1,4 @@
-"""Start of a launcher: `python3 main.py KIND SOCKET`, KIND being `exec` or `warm`."""
+"""Start of a launcher: `python3 main.py KIND SOCKET [CONTROL]`, KIND being `exec` or `warm`."""
 
 # Plain strings throughout; pathlib would slow the start.
 # ruff: noqa: PTH100, PTH120
@@ -32,18 +32,21 @@ def main() -> None:
     _make_package_importable()
     from sandbox.launcher import serve
 
-    kind, descriptor = sys.argv[1], int(sys.argv[2])
-    link = _socket.socket(fileno=descriptor)
-    os.set_inheritable(descriptor, False)
+    kind, *sockets = sys.argv[1:]
+    link, *controls = [_socket.socket(fileno=int(number)) for number in sockets]
+    for number in sockets:
+        os.set_inheritable(int(number), False)
     ready = warm.preload() if kind == "warm" else None
     # What is never freed need not be looked at again, which would have forks copy its pages.
     gc.collect()
     gc.freeze()
     gc.disable()
-    task = serve.Launcher(link, ready).serve()
+    task = serve.Launcher(link, controls[0] if controls else None, ready).serve()
     if task is None or ready is None:
         os._exit(0)  # the pool closed its end
     try:
+        if task.start is None:
+            serve.execute_here(task.argv, task.env)
         ready.become(task.start, task.env)
     except warm.CannotBecomeError:
         serve.execute_here(task.argv, task.env)

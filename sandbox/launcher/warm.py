@@ -30,6 +30,7 @@ _FRESH_IMPORTERS = {
     if place.startswith(tuple(_FRESH_PATH))
 }
 
+import _io  # noqa: E402
 import _signal  # type: ignore[import-not-found]  # noqa: E402
 import atexit  # noqa: E402
 import builtins  # noqa: E402
@@ -182,6 +183,13 @@ class Warm:
         if start is None or (start.code is not None and sys.version_info >= _REMEMBERS_START):
             return None
         return start
+
+    def rehearse(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        """In a fork, do to no effect what `plan`, `become` and a task's first line will do."""
+        self.plan(argv, {**env, "LANG": _LOCALE})
+        self._code("")
+        line = compile("print('', end='', file=file)\n", "<string>", "exec")
+        exec(line, {"file": _io.StringIO()})  # noqa: S102 - our own
 
     def become(self, start: Start, env: Mapping[str, str]) -> None:
         """Make this process, a fork of the warm one, the start that was planned, in `env`.

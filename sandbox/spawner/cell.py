@@ -75,14 +75,16 @@ def build_options(root: str, env: dict[str, str], status_fd: int, shared: tuple[
     )
 
 
-def become_cell(start: dict[str, Any], place: child.Place, *, root: str, link: int) -> NoReturn:
+def become_cell(
+    start: dict[str, Any], place: child.Place, *, root: str, links: list[int]
+) -> NoReturn:
     """Join the cgroups, give up every privilege and execute bubblewrap with the launcher.
 
     Args:
         start: the cell as `sandbox.cell` describes it.
         place: where it stands.
         root: the tree that it sees as /.
-        link: the launcher's end of its socket.
+        links: the launcher's ends of its two sockets: for runs, and for what else it is to do.
     """
     with child.ending_here(place):
         child.enter(place)
@@ -97,5 +99,5 @@ def become_cell(start: dict[str, Any], place: child.Place, *, root: str, link: i
         words = build_options(root, start["env"], child.STATUS_FD, shared)
         # Isolated from what its environment and its folder could bring, and without site-packages.
         argv = [start["python"], "-I", "-S", f"{_INSIDE}/launcher/main.py"]
-        argv += ["exec", str(child.FIRST_GIVEN_FD)]
-        child.execute(place, child.memory_file("options", words), argv, [link])
+        argv += ["exec", *(str(child.FIRST_GIVEN_FD + at) for at in range(len(links)))]
+        child.execute(place, child.memory_file("options", words), argv, links)

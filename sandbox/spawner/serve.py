@@ -54,7 +54,10 @@ class Spawner:
                 return
 
     def _answer_one(self) -> bool:
-        data, descriptors = receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
+        try:
+            data, descriptors = receive(self._link, _MESSAGE_BYTES, _MAX_DESCRIPTORS)
+        except ConnectionResetError:  # The pool was killed with answers of ours unread.
+            return False
         if not data:
             return False
         message = json.loads(data)
@@ -119,7 +122,7 @@ class Spawner:
         return self._watch(pid, pidfd, message["id"])
 
     def _start_cell(self, message: dict[str, Any], descriptors: list[int]) -> int:
-        report, link, *cgroups = descriptors
+        report, link, control, *cgroups = descriptors
         uid, slot = message["uid"], message["slot"]
         binds = tuple((os.path.realpath(source), place) for source, place in message["binds"])
         full = message["network"] == "full"
@@ -140,7 +143,7 @@ class Spawner:
                 joins=cgroups,
                 namespaces=[],
             )
-            cell.become_cell(message, place, root=house.slot_path(slot), link=link)
+            cell.become_cell(message, place, root=house.slot_path(slot), links=[link, control])
         return self._watch(pid, pidfd, message["id"])
 
     def _filter(self, mode: seccomp.Mode, families: seccomp.Families) -> bytes:

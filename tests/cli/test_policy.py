@@ -126,7 +126,7 @@ def test_sizes_and_times_of_the_pools_rules_are_shown_as_people_write_them(
     lines = capsys.readouterr().out.splitlines()
     shown = {line.split()[1]: line.split()[2] for line in lines}
     assert (shown["heartbeat_s"], shown["token_ttl_s"]) == ("2s", "1d")
-    assert (shown["payload_bytes"], shown["crash_limit"]) == ("100000000", "3")
+    assert (shown["payload_bytes"], shown["crash_limit"]) == ("1000000000", "3")
 
 
 def test_a_policy_that_is_not_there_and_a_home_that_is_broken_are_told(

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -313,21 +314,42 @@ def test_a_closed_input_is_none(shell: Shell) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, b"0"), done.stderr
 
 
-def test_an_input_over_the_limit_is_refused_and_nothing_is_submitted(shell: Shell) -> None:
-    with subprocess.Popen(
-        ["head", "-c", "100000001", "/dev/zero"], stdout=subprocess.PIPE
-    ) as feeder:
+def test_an_input_over_the_limit_is_refused_and_nothing_is_submitted(
+    shell: Shell, tmp_path: Path
+) -> None:
+    holes = tmp_path / "holes"
+    with holes.open("wb") as file:
+        file.truncate(1_000_000_001)
+    with holes.open("rb") as file:
         done = subprocess.run(
             [HIVEMIND, "run", "--name", "too long", "--", "cat"],
-            stdin=feeder.stdout,
+            stdin=file,
             env=shell.environment,
             capture_output=True,
             timeout=END_S,
             check=False,
         )
     assert done.returncode == 125
-    assert b"standard input is longer than 100000000 bytes" in done.stderr
+    assert b"standard input is longer than 1000000000 bytes" in done.stderr
     assert "too long" not in _names(shell)
+
+
+@pytest.mark.parametrize(("size", "status"), [(1000, 0), (1001, 1)])
+def test_an_input_from_a_pipe_is_counted_as_it_comes(size: int, status: int) -> None:
+    program = (
+        "from hivemind.cli.stdin import spooled_stdin\n"
+        "with spooled_stdin(1000) as source:\n"
+        "    assert source is not None and source.size == 1000\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=b"x" * size,
+        capture_output=True,
+        timeout=END_S,
+        check=False,
+    )
+    assert done.returncode == status
+    assert (b"longer than 1000 bytes" in done.stderr) == bool(status)
 
 
 # --- results ------------------------------------------------------------------------------------

@@ -9,8 +9,12 @@ import trio
 from grpclib.const import Status
 
 from hivemind.core.explanation import Explanation
+from hivemind.core.ledger import MovementKind
 from hivemind.core.messages import (
     AttemptOutput,
+    Balance,
+    History,
+    HistoryEntry,
     Identity,
     ListQuery,
     NodeList,
@@ -19,14 +23,17 @@ from hivemind.core.messages import (
     Submitted,
     TaskDetail,
     TaskList,
+    Transferred,
     UploadChunk,
     UploadPart,
     WatchItem,
     WatchQuery,
 )
+from hivemind.core.prices import Means, Quote
 from hivemind.core.records import OutputChunk, OutputStream, Role, Task, TaskState
 from hivemind.rpc.auth import Authenticator, InvalidToken, Principal
 from hivemind.rpc.contract.accounts import serve_accounts, serve_users
+from hivemind.rpc.contract.credits import serve_credits
 from hivemind.rpc.contract.faults import NamedFault
 from hivemind.rpc.contract.nodes import serve_nodes
 from hivemind.rpc.contract.serving import Servable
@@ -38,6 +45,7 @@ TOKEN = "token-of-ann"
 ANN = Principal(
     account="ann", role="user", kind="account", token_id="t", expires_at=2e9, node_id=None
 )
+QUOTE = Quote(rate_ucpt=2, most_ucpt=60, wall_s=600.0, retries=2, balance_ucpt=9, means=Means.NONE)
 OPEN = frozenset({"/nodepool.UserService/Register", "/nodepool.UserService/Login"})
 
 
@@ -71,6 +79,9 @@ class FakeMaster:
     stops: list[str] = attrs.field(factory=list)
     keys: dict[str, str] = attrs.field(factory=dict)
     logouts: int = 0
+    quoted: list[Submission] = attrs.field(factory=list)
+    transfers: dict[str, tuple[str, int, str]] = attrs.field(factory=dict)
+    break_after_transfer: int = 0
     _scope: trio.CancelScope | None = None
     _gone: trio.Event | None = None
 
@@ -85,7 +96,8 @@ class FakeMaster:
             serve_tasks(self),
             serve_nodes(self),
             serve_accounts(self),
-            serve_users(self),
+            serve_users(self, self),
+            serve_credits(self),
         ]
         server = Server(services, authenticator=Authenticator(OPEN, _verify))
         await self.nursery.start(self._serve, server, listeners)
@@ -152,7 +164,40 @@ class FakeMaster:
     async def explain(self, caller: Principal, task_id: str) -> Explanation:
         return Explanation(headline="it runs", causes=())
 
+    async def quote(self, caller: Principal, submission: Submission) -> Quote:
+        self.quoted.append(submission)
+        return QUOTE
+
+    # --- CreditHandlers ---
+
+    async def balance(self, caller: Principal, account: str) -> Balance:
+        return Balance(account=account or "ann", balance_ucpt=7, held_ucpt=5)
+
+    async def history(self, caller: Principal, account: str, cursor: str, limit: int) -> History:
+        seq = int(cursor or 2)
+        entry = HistoryEntry(
+            seq=seq, at=1.0, kind=MovementKind.TRANSFER, change_ucpt=-3, other="bob", memo="m"
+        )
+        return History(account="ann", entries=(entry,), next_cursor="1" if seq > 1 else "")
+
+    async def transfer(
+        self, caller: Principal, receiver: str, amount_ucpt: int, *, key: str, memo: str
+    ) -> Transferred:
+        is_known = key in self.transfers
+        self.transfers.setdefault(key, (receiver, amount_ucpt, memo))
+        if self.break_after_transfer:
+            self.break_after_transfer -= 1
+            self.nursery.start_soon(self.restart)
+            await trio.sleep_forever()
+        return Transferred(balance_ucpt=4, repeated=is_known)
+
     # --- the others ---
+
+    async def set_role(self, caller: Principal, name: str, role: str) -> None:
+        raise CallRefused(Status.PERMISSION_DENIED, "only an admin may give roles; ask one")
+
+    async def rotate_keys(self, caller: Principal, grace_s: float | None) -> float:
+        return -1.0 if grace_s is None else grace_s
 
     async def list_nodes(self, caller: Principal, cursor: str, limit: int) -> NodeList:
         return NodeList(nodes=())

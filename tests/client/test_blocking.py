@@ -10,10 +10,10 @@ import trio
 
 from hivemind.client import Client
 from hivemind.client.blocking import BlockingClient
-from hivemind.client.errors import NoSuchTask
+from hivemind.client.errors import NoSuchTask, Refused
 from hivemind.core.messages import TaskList, WatchItem, WatchQuery
-from hivemind.core.records import TaskState
-from tests.client.fake_master import TOKEN, FakeMaster, open_fake_master, output, task
+from hivemind.core.records import Role, TaskState
+from tests.client.fake_master import QUOTE, TOKEN, FakeMaster, open_fake_master, output, task
 
 END = task(TaskState.SUCCEEDED, exit_code=0)
 
@@ -46,6 +46,16 @@ async def test_each_call_gives_what_the_client_gives(master: FakeMaster) -> None
     assert await _blocking(master, lambda client: client.list()) == (task(),)
     assert (await _blocking(master, lambda client: client.whoami())).account == "ann"
     assert await _blocking(master, lambda client: client.nodes()) == ()
+    assert await _blocking(master, lambda client: client.quote(command=["true"])) == QUOTE
+    assert (await _blocking(master, lambda client: client.balance())).balance_ucpt == 7
+    history = await _blocking(master, lambda client: client.history())
+    assert [entry.seq for entry in history] == [2, 1]
+    done = await _blocking(master, lambda client: client.transfer("bob", 3, key="k"))
+    assert (done.balance_ucpt, done.repeated) == (4, False)
+    assert await _blocking(master, lambda client: client.rotate_keys(5.0)) == 5.0
+    assert await _blocking(master, lambda client: client.rotate_keys()) == -1.0
+    with pytest.raises(Refused, match="only an admin"):
+        await _blocking(master, lambda client: client.set_role("bob", Role.ADMIN))
 
 
 async def test_a_watch_calls_back_with_every_item(master: FakeMaster) -> None:
@@ -60,7 +70,7 @@ async def test_errors_come_out_bare(master: FakeMaster) -> None:
 
 
 def test_it_has_every_method_of_the_client_with_the_same_arguments() -> None:
-    own = {"submit_program", "remember", "forget", "address", "watch"}
+    own = {"submit_program", "quote_program", "remember", "forget", "address", "watch"}
     for name, method in inspect.getmembers(Client, inspect.isfunction):
         if name.startswith("_") or name in own:
             continue

@@ -22,10 +22,11 @@ from hivemind.client.errors import (
     NotLoggedIn,
     Refused,
 )
+from hivemind.core.admission import Ask
 from hivemind.core.messages import AttemptOutput, TaskList, WatchItem, WatchQuery
 from hivemind.core.records import OutputStream, PayloadKind, TaskState
 from hivemind.supervision import Backoff
-from tests.client.fake_master import TOKEN, FakeMaster, open_fake_master, output, task
+from tests.client.fake_master import QUOTE, TOKEN, FakeMaster, open_fake_master, output, task
 
 PATIENCE = Patience(within_s=5.0, backoff=Backoff(first_s=0.01, most_s=0.05))
 END = task(TaskState.SUCCEEDED, exit_code=0)
@@ -82,6 +83,7 @@ async def test_a_submit_sends_the_program_then_its_input(
     ((submission, payload, stdin),) = master.submits
     assert (submission.kind, submission.argv) == (PayloadKind.SCRIPT, ("x",))
     assert submission.has_stdin
+    assert (submission.payload_bytes, submission.stdin_bytes) == (700_000, 400_000)
     assert payload == script.read_bytes()
     assert stdin == b"in" * 200_000
 
@@ -405,3 +407,28 @@ async def test_what_the_block_raises_comes_out_bare(master: FakeMaster) -> None:
     with pytest.raises(ClientError):
         async with _client(master) as client:
             await client.get("t9")
+
+
+async def test_a_transfer_whose_answer_is_lost_is_repeated_and_stays_one(
+    master: FakeMaster,
+) -> None:
+    async with _client(master) as client:
+        await client.balance()
+        master.break_after_transfer = 1
+        done = await client.transfer("bob", 3, memo="for tea")
+        await client.transfer("bob", 3, memo="for tea")
+    assert done.repeated
+    # One key for each transfer, and none for two.
+    assert list(master.transfers.values()) == [("bob", 3, "for tea")] * 2
+
+
+async def test_a_quote_sends_what_is_asked_for_and_no_bytes(
+    master: FakeMaster, tmp_path: Path
+) -> None:
+    script = tmp_path / "s.py"
+    script.write_text("# /// script\n# [tool.hivemind]\n# trust = 'high'\n# max_cpt = 1.5\n# ///\n")
+    async with _client(master) as client:
+        assert await client.quote(script, ask=Ask(wall_s=60.0)) == QUOTE
+    (asked,) = master.quoted
+    assert (asked.ask.wall_s, asked.ask.least_trust, asked.ask.max_ucpt) == (60.0, 80, 1_500_000)
+    assert master.submits == []

@@ -239,18 +239,16 @@ def _as_ordinary_user(path: Path, attempt: Callable[[], object]) -> str:
     return text
 
 
-def test_a_payload_over_the_limit_is_refused_before_it_is_read(
+def test_a_long_script_is_sent_as_it_is_read_and_its_beginning_is_looked_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(programs, "PAYLOAD_BYTES", 4096)
-    (tmp_path / "folder").mkdir()
-    for path in (
-        _file(tmp_path, b"#" * 4097),
-        make_zip(tmp_path / "a.zip", {"main.py": b"#" * 4097}),
-        _file(tmp_path / "folder", b"#" * 4097).parent,
-    ):
-        with pytest.raises(BadProgram, match="4096 is the most"):
-            _from_path(path)
+    # The last character that is looked at is cut in two.
+    data = METADATA.encode() + b"#" + "\N{EURO SIGN}".encode() * 10_000
+    monkeypatch.setattr(programs, "_READ_BYTES", len(METADATA.encode()) + 2)
+    program = _from_path(_file(tmp_path, data))
+    assert program.submission.ask.memory_bytes == 64 * 1024 * 1024
+    assert program.payload is not None
+    assert b"".join(program.payload.read()) == data
 
 
 def test_an_empty_command_is_refused() -> None:

@@ -17,6 +17,8 @@ def wants(
     gpu_memory_bytes: int = 0,
     gpu_name: str = "",
     location: str = "",
+    only_account: str = "",
+    least_trust: int = 0,
 ) -> Requirements:
     """A task's needs, without scratch space so that the sums stay easy to follow."""
     return Requirements(
@@ -27,6 +29,8 @@ def wants(
         gpu_memory_bytes=gpu_memory_bytes,
         gpu_name=gpu_name,
         location=location,
+        only_account=only_account,
+        least_trust=least_trust,
     )
 
 
@@ -57,6 +61,7 @@ def machine(
     gpu_memory_bytes: int = 0,
     gpu_name: str = "",
     location: str = "",
+    sandbox: str = "enabled",
 ) -> Capabilities:
     return Capabilities(
         capacity=Capacity(
@@ -71,7 +76,7 @@ def machine(
         hostname="host",
         version="1",
         limits="cgroup",
-        sandbox="enabled",
+        sandbox=sandbox,
     )
 
 

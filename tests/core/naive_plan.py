@@ -5,8 +5,9 @@ Slow and plain; what the real one is held against.
 
 import attrs
 
-from hivemind.core.fleet import LEAST_TRUST, Fleet, NodeState
+from hivemind.core.fleet import Fleet, NodeState
 from hivemind.core.records import Requirements, Task
+from hivemind.core.trust import LEAST_TRUST
 
 
 @attrs.define
@@ -40,7 +41,7 @@ def naive_plan(
     able = [
         node
         for node in fleet.nodes.values()
-        if node.connected and not node.draining and node.trust >= LEAST_TRUST
+        if node.connected and not node.draining and node.effective_trust >= LEAST_TRUST
     ]
     rooms = {node.id: _room(fleet, node) for node in able}
     held: dict[str, list[Requirements]] = {}
@@ -59,7 +60,7 @@ def naive_plan(
             for node in able
             if node.id not in kept_free
             and node.id not in each.bars
-            and _labels(each.task.requirements, node)
+            and _allowed(each.task.requirements, node)
             and _within(each.task.requirements, rooms[node.id])
         ]
 
@@ -68,7 +69,7 @@ def naive_plan(
             node
             for node in able
             if node.id not in each.bars
-            and _labels(each.task.requirements, node)
+            and _allowed(each.task.requirements, node)
             and _within(each.task.requirements, _empty(node))
         ]
 
@@ -177,14 +178,20 @@ def _missing(needs: Requirements, room: NaiveRoom) -> float:
     return max((need - there) / need for need, there in _pairs(needs, room))
 
 
-def _labels(needs: Requirements, node: NodeState) -> bool:
-    return needs.location in {"", node.capacity.location}
+def _allowed(needs: Requirements, node: NodeState) -> bool:
+    trust = node.trust if node.capabilities.sandbox == "enabled" else min(node.trust, 39)
+    return (
+        needs.location in {"", node.capacity.location}
+        and needs.only_account in {"", node.account}
+        and trust >= needs.least_trust
+    )
 
 
 def _score(
     needs: Requirements, node: NodeState, room: NaiveRoom
-) -> tuple[int, int, float, int, str]:
+) -> tuple[bool, int, int, float, int, str]:
     idle_gpus = 0 if needs.gpus else room.gpus
     copies = min(there // need for need, there in _pairs(needs, room))
     load = 1 - room.slots / node.capacity.slots
-    return (idle_gpus, copies, load, -node.trust, node.id)
+    trust = node.trust if node.capabilities.sandbox == "enabled" else min(node.trust, 39)
+    return (trust < 40, idle_gpus, copies, load, -trust, node.id)

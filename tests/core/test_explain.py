@@ -76,6 +76,25 @@ def test_nodes_that_take_nobodys_work_are_counted_by_reason() -> None:
     ]
 
 
+def test_nodes_that_may_not_have_it_are_counted_by_reason() -> None:
+    fleet = fleet_of(n1=machine(), n2=machine())
+    fleet.join(node_id="n3", account="alice", name="n3", capabilities=machine(slots=1))
+    hold(fleet, "n3")
+    not_own = Cause(
+        CauseKind.NOT_OWN,
+        "it costs nothing, so that it runs on nodes of alice alone: 2 nodes are not",
+        2,
+    )
+    assert why(fleet, wants(only_account="alice")) == [
+        Cause(CauseKind.FULL, "1 node is full", 1),
+        not_own,
+    ]
+    assert why(fleet, wants(only_account="alice", least_trust=51)) == [
+        not_own,
+        Cause(CauseKind.DISTRUSTED, "it asks for a trust of 51: 1 node is trusted less", 1),
+    ]
+
+
 def test_full_nodes_are_counted() -> None:
     fleet = fleet_of(n1=machine(slots=1), n2=machine(slots=1))
     hold(fleet, "n1", "h1")

@@ -23,6 +23,8 @@ open_files = 2048
 network = "none"
 seccomp = "allow-list"
 reuse = "job"
+trust = "normal"
+max_cpt = 2.5
 """
 SETTINGS = FileSettings(
     command=("python3", "-m", "tool"),
@@ -40,6 +42,8 @@ SETTINGS = FileSettings(
     network=Network.NONE,
     seccomp=Seccomp.ALLOW_LIST,
     reuse=Reuse.JOB,
+    least_trust=40,
+    max_ucpt=2_500_000,
 )
 
 
@@ -119,6 +123,11 @@ def test_two_blocks_are_refused() -> None:
         ("open_files = 4294967296", "open_files of hivemind.toml: expected a number of files"),
         ('network = "all"', "network of hivemind.toml: expected one of none, loopback, full"),
         ('network = ["none"]', "network of hivemind.toml: expected one of none, loopback, full"),
+        ("trust = 'great'", "trust of hivemind.toml: 'great' is not a level of trust: write high"),
+        ("trust = 101", "trust of hivemind.toml: expected a level of trust, like"),
+        ("trust = true", "trust of hivemind.toml: expected a level of trust, like"),
+        ("max_cpt = -1", "max_cpt of hivemind.toml: '-1' is not an amount of CPT"),
+        ("max_cpt = []", "max_cpt of hivemind.toml: expected an amount of CPT, like 20 or 0.5"),
         ("reuse = false", "reuse of hivemind.toml: expected one of never, job, account"),
         ("time = []", 'time of hivemind.toml: expected a duration, like "60s"'),
         ("time = inf", "time of hivemind.toml: 'inf' is not a duration"),

@@ -543,3 +543,34 @@ def test_no_order_of_events_breaks_a_tasks_life(events: list[Event], retries: in
 
 def _is_report(event: Event) -> bool:
     return isinstance(event, Started | Refused | Finished)
+
+
+# --- ends that nobody showed ---
+
+
+@pytest.mark.parametrize(
+    ("events", "unconfirmed"),
+    [
+        ((*RUNNING, DONE), False),
+        ((*STOPPING_RUN, STOPPED), False),
+        ((*STOPPING_RUN, LOST), True),
+        ((*STOPPING, LOST), True),
+        ((*STOPPING_RUN, attrs.evolve(LOST, is_over=True)), False),
+        ((*RUNNING, BACKUP), True),
+        ((ADMIT, STOP), False),
+    ],
+)
+def test_an_end_that_its_node_did_not_show_is_unconfirmed(
+    events: tuple[Event, ...], unconfirmed: bool
+) -> None:
+    last = after(*events)
+    assert last.task.state.is_end
+    assert last.task.unconfirmed is unconfirmed
+    if last.attempt is not None:
+        assert last.attempt.unconfirmed is unconfirmed
+
+
+def test_a_lost_attempt_whose_task_goes_on_is_lost_and_no_more() -> None:
+    last = after(*RUNNING, LOST)
+    assert last.attempt is not None
+    assert (last.task.unconfirmed, last.attempt.unconfirmed) == (False, False)

@@ -138,6 +138,37 @@ def test_a_node_trusted_less_than_ten_gets_nothing(trust: int, gets: int) -> Non
     assert len(plan(queue_of(queued("t")), fleet, 0.0, 10)) == gets
 
 
+def test_a_node_that_is_trusted_little_comes_last_however_tight_the_fit() -> None:
+    large = machine(cpus=64, slots=64, gpus=2, memory_bytes=64 * GIB)
+    fleet = fleet_of(n1=machine(cpus=1, slots=1), n2=large)
+    fleet.set_trust("n1", 39)
+    queue = queue_of(*(queued(f"t{n}", submitted_at=n) for n in range(65)))
+    placed = place_of(plan(queue, fleet, 0.0, 100))
+    assert [task for task, node in placed.items() if node == "n1"] == ["t64"]
+
+
+def test_a_node_without_a_whole_sandbox_is_trusted_little() -> None:
+    fleet = fleet_of(n1=machine(sandbox="disabled"), n2=machine(cpus=64, slots=64))
+    fleet.set_trust("n1", 100)
+    assert fleet.node("n1").effective_trust == 39
+    assert place_of(plan(queue_of(queued("t")), fleet, 0.0, 1)) == {"t": "n2"}
+
+
+def test_a_task_goes_only_where_it_may() -> None:
+    fleet = fleet_of(n1=machine(), n2=machine())
+    fleet.join(node_id="n3", account="alice", name="n3", capabilities=machine())
+    fleet.set_trust("n2", 80)
+    queue = queue_of(
+        queued("mine", needs=wants(only_account="alice")),
+        queued("safe", needs=wants(least_trust=80)),
+        queued("both", needs=wants(only_account="alice", least_trust=80)),
+    )
+    assert place_of(plan(queue, fleet, 0.0, 10)) == {"mine": "n3", "safe": "n2"}
+    # A trust that it gains lets it have what it was not trusted with.
+    fleet.set_trust("n3", 80)
+    assert place_of(plan(queue, fleet, 1.0, 10))["both"] == "n3"
+
+
 def test_a_task_never_goes_to_a_node_it_is_barred_from_but_others_do() -> None:
     queue, fleet = queue_of(queued("a"), queued("b", submitted_at=1)), fleet_of(n1=machine())
     queue.bar("a", "n1", until=10.0)
@@ -228,6 +259,8 @@ NEEDS = st.builds(
     memory_bytes=st.sampled_from([GIB, 2 * GIB, 6 * GIB]),
     gpus=st.sampled_from([0, 0, 0, 1]),
     location=st.sampled_from(["", "", "here"]),
+    only_account=st.sampled_from(["", "", "", "a"]),
+    least_trust=st.sampled_from([0, 0, 0, 40, 80]),
 )
 MACHINES = st.builds(
     machine,
@@ -236,6 +269,7 @@ MACHINES = st.builds(
     memory_bytes=st.sampled_from([4 * GIB, 8 * GIB]),
     gpus=st.sampled_from([0, 1]),
     location=st.sampled_from(["", "here"]),
+    sandbox=st.sampled_from(["enabled", "enabled", "disabled"]),
 )
 
 
@@ -286,11 +320,21 @@ class PlanLife(RuleBasedStateMachine):
         if node_id not in bars or bars[node_id] is not None:
             bars[node_id] = until
 
-    @rule(node_id=NODE_IDS, capabilities=MACHINES, trust=st.sampled_from([9, 50, 80]))
-    def join(self, node_id: str, capabilities: Any, trust: int) -> None:
+    @rule(
+        node_id=NODE_IDS,
+        capabilities=MACHINES,
+        trust=st.sampled_from([9, 39, 50, 80]),
+        owner=st.sampled_from(["o", "a"]),
+    )
+    def join(self, node_id: str, capabilities: Any, trust: int, owner: str) -> None:
         self.fleet.join(
-            node_id=node_id, account="o", name=node_id, capabilities=capabilities, trust=trust
+            node_id=node_id, account=owner, name=node_id, capabilities=capabilities, trust=trust
         )
+
+    @rule(node_id=NODE_IDS, trust=st.sampled_from([9, 39, 50, 80]))
+    def set_trust(self, node_id: str, trust: int) -> None:
+        if node_id in self.fleet:
+            self.fleet.set_trust(node_id, trust)
 
     @rule(node_id=NODE_IDS, draining=st.booleans())
     def drain(self, node_id: str, draining: bool) -> None:

@@ -5,10 +5,13 @@ import os
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.pool import Daemon, Pool
 
 MIB = 1024 * 1024
 LARGE = 90_000_000
+HUGE = 150 * MIB
 MOST_GROWTH = 32 * MIB
 
 MAIN = """\
@@ -109,3 +112,29 @@ def test_ninety_megabytes_up_and_down_cost_the_daemons_little_memory(pool: Pool)
     for daemon in daemons:
         growth = daemon.peak_rss_bytes() - before[daemon.pid]
         assert growth < MOST_GROWTH, (daemon.arguments[0], growth / MIB)
+
+
+@pytest.mark.slow
+def test_more_than_uploadtask_takes_runs_from_a_folder_a_zip_and_a_script(pool: Pool) -> None:
+    up = pool.up()
+    project = pool.root / "huge"
+    project.mkdir()
+    data = os.urandom(MIB) * (HUGE // MIB)
+    digest = hashlib.sha256(data).hexdigest()
+    (project / "data.bin").write_bytes(data)
+    (project / "main.py").write_text(
+        "import hashlib; print(hashlib.sha256(open('data.bin', 'rb').read()).hexdigest())\n"
+    )
+    archive = pool.root / "huge.zip"
+    with zipfile.ZipFile(archive, "w") as written:
+        for path in sorted(project.iterdir()):
+            written.write(path, path.name)
+    for source in (project, archive):
+        done = pool.cli("run", "--memory", "512M", str(source), home=up.home)
+        assert (done.returncode, done.stdout.decode()) == (0, f"{digest}\n"), done.stderr.decode()
+    script = pool.root / "huge.py"
+    script.write_bytes(b"import sys; print(len(sys.stdin.read()))\n" + b"#\n" * (HUGE // 2))
+    done = pool.cli(
+        "run", "--memory", "2G", str(script), home=up.home, stdin=b"x" * HUGE
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.decode()) == (0, f"{HUGE}\n"), done.stderr.decode()

@@ -1,11 +1,22 @@
 """Short ways to say what a test of the master is about."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import trio
 
+from hivemind.core.ledger import (
+    ISSUER,
+    Movement,
+    MovementKind,
+    escrow_account,
+    grant,
+    is_escrow,
+    replay,
+    user_account,
+)
 from hivemind.core.messages import AttemptRef, FinishedReport, Hello, RefusedReport, StartedReport
 from hivemind.core.policy import PoolRules
 from hivemind.core.records import (
@@ -25,12 +36,14 @@ from hivemind.core.records import (
 )
 from hivemind.master import commands
 from hivemind.master.cluster import UNDER_WAY, Cluster, load_cluster
+from hivemind.master.payments import transfer
 from hivemind.master.reactor import Reactor
 from hivemind.master.turn import Turn
 from hivemind.store.api import Store
 from hivemind.store.changes import NewTask
 
 MIB = 1024 * 1024
+RICHES_UCPT = 10**12
 SMALL = Requirements(cpu_millis=1000, memory_bytes=MIB, scratch_bytes=0)
 
 
@@ -124,6 +137,20 @@ def report(node_id: str, *items: StartedReport | FinishedReport | RefusedReport)
     return lambda turn: commands.report_all(turn, node_id, said)
 
 
+def pay(giver: str, receiver: str, amount_ucpt: int) -> Callable[[Turn], int]:
+    def command(turn: Turn) -> int:
+        movement = Movement(
+            at=turn.now,
+            kind=MovementKind.TRANSFER,
+            debit=user_account(giver),
+            credit=user_account(receiver),
+            amount_ucpt=amount_ucpt,
+        )
+        return transfer(turn, movement)
+
+    return command
+
+
 @asynccontextmanager
 async def running(store: Store, rules: PoolRules | None = None) -> AsyncIterator[Reactor]:
     """A reactor that serves until the block ends."""
@@ -135,14 +162,20 @@ async def running(store: Store, rules: PoolRules | None = None) -> AsyncIterator
         nursery.cancel_scope.cancel()
 
 
-async def people(reactor: Reactor, *nodes: str, accounts: tuple[str, ...] = ("ann",)) -> None:
-    """Accounts, and nodes of the first of them."""
+async def people(
+    reactor: Reactor,
+    *nodes: str,
+    accounts: tuple[str, ...] = ("ann",),
+    owners: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Accounts that can pay for a lot, and nodes of the first of them but for other ``owners``."""
 
     def command(turn: Turn) -> None:
         for name in accounts:
             turn.put_account(account(name))
+            turn.books.post(grant(name, RICHES_UCPT, turn.now))
         for id_ in nodes:
-            turn.put_node(node(id_, accounts[0]))
+            turn.put_node(node(id_, owners.get(id_, accounts[0])))
 
     await reactor.perform(command)
 
@@ -158,6 +191,9 @@ def picture(cluster: Cluster) -> dict[str, Any]:
         "join_tokens": dict(cluster.join_tokens),
         "revoked": dict(cluster.revoked),
         "facts": dict(cluster.facts),
+        "balances": dict(cluster.balances),
+        "escrows": dict(cluster.escrows),
+        "held_ucpt_of": dict(cluster.held_ucpt_of),
         "unfinished_of": dict(cluster.unfinished_of),
         "on_node": {id_: set(there) for id_, there in cluster.on_node.items()},
         "waiting": {
@@ -197,8 +233,53 @@ async def check(reactor: Reactor, store: Store) -> None:
     for state in cluster.fleet.nodes.values():
         held = cluster.fleet.reservations_on(state.id)
         assert state.reserved.slots == len(held) <= state.capacity.slots
+    await check_ledger(cluster, store)
     seen = load_cluster(await store.load(), 0.0)
-    for kept in ("tasks", "attempts", "accounts", "nodes", "facts", "unfinished_of", "on_node"):
+    for kept in (
+        *("tasks", "attempts", "accounts", "nodes", "facts", "unfinished_of", "on_node"),
+        *("balances", "escrows", "held_ucpt_of"),
+    ):
         assert getattr(seen, kept) == getattr(cluster, kept), kept
     assert set(seen.fleet._reservations) == set(cluster.fleet._reservations)
     assert set(seen.queue._waiting) == queued
+
+
+async def every_movement(store: Store) -> list[Movement]:
+    """The whole ledger, in order: what was granted, and what else the accounts moved."""
+    found: dict[int, Movement] = {}
+    for account in (await store.load()).balances:
+        cursor = None
+        while True:
+            page = await store.movements(account, cursor=cursor, limit=10_000)
+            found.update((movement.seq, movement) for movement in page.movements)
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+    return [found[seq] for seq in sorted(found)]
+
+
+async def check_ledger(cluster: Cluster, store: Store) -> None:
+    """What must hold of the money between any two turns."""
+    movements = await every_movement(store)
+    assert replay(movements) == cluster.balances
+    assert sum(cluster.balances.values()) == 0
+    assert all(ucpt >= 0 for account, ucpt in cluster.balances.items() if account != ISSUER)
+    # What is held, and nothing else, is in escrow; and only for tasks that have not ended.
+    assert set(cluster.escrows) <= set(cluster.tasks)
+    assert {account for account in cluster.balances if is_escrow(account)} == {
+        escrow_account(task_id) for task_id in cluster.escrows
+    }
+    for task_id, escrow in cluster.escrows.items():
+        assert cluster.balances[escrow_account(task_id)] == escrow.held_ucpt
+    # Each task that has ended gave out, once, exactly what was held for it.
+    held: dict[str, int] = {}
+    given: dict[str, int] = {}
+    for movement in movements:
+        if movement.kind is MovementKind.HOLD:
+            assert movement.task_id not in held
+            held[movement.task_id] = movement.amount_ucpt
+        elif movement.kind in {MovementKind.PAY, MovementKind.REFUND}:
+            assert movement.task_id not in cluster.escrows
+            given[movement.task_id] = given.get(movement.task_id, 0) + movement.amount_ucpt
+    assert given == {task_id: ucpt for task_id, ucpt in held.items() if task_id in given}
+    assert set(held) - set(given) == set(cluster.escrows)

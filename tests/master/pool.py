@@ -28,6 +28,7 @@ from hivemind.core.messages import (
 )
 from hivemind.core.policy import Bound, PoolRules, Profile
 from hivemind.core.records import Node, OutputChunk, OutputStream, PayloadKind, Role
+from hivemind.master import commands
 from hivemind.master.accounts import Accounts
 from hivemind.master.app import OPEN_METHODS
 from hivemind.master.authority import Authority
@@ -37,8 +38,14 @@ from hivemind.master.founding import found
 from hivemind.master.links import Links
 from hivemind.master.nodes import Nodes
 from hivemind.master.output import OutputFolder
+from hivemind.master.payments import Payments
+from hivemind.master.presence import Presence
+from hivemind.master.public_nodes import PublicNodes
+from hivemind.master.push_tools import PushTools
+from hivemind.master.pushes import Pushes
 from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
+from hivemind.master.reports import Reports
 from hivemind.master.secrets import OneTimeSecrets
 from hivemind.master.session import SessionTools
 from hivemind.master.tasks import Tasks
@@ -46,9 +53,17 @@ from hivemind.master.uploads import Uploads
 from hivemind.rpc.auth import Authenticator
 from hivemind.rpc.budget import ByteBudget
 from hivemind.rpc.channel import Channel, open_channel
-from hivemind.rpc.contract.accounts import serve_accounts, serve_users
+from hivemind.rpc.contract.accounts import MESSAGE_TOKENS, serve_accounts, serve_users
+from hivemind.rpc.contract.credits import serve_credits
 from hivemind.rpc.contract.link import LinkClient, serve_link
 from hivemind.rpc.contract.nodes import serve_nodes
+from hivemind.rpc.contract.public_nodes import serve_public_nodes
+from hivemind.rpc.contract.public_reports import (
+    SPOOLED_REPORTS,
+    serve_report_batches,
+    serve_reports,
+    serve_worker_reports,
+)
 from hivemind.rpc.contract.tasks import TasksClient, serve_tasks
 from hivemind.rpc.server import Server, open_listeners
 from hivemind.rpc.spool import Spool
@@ -95,6 +110,8 @@ class Pool:
     output: OutputFolder
     blobs: BlobFolder
     links: Links
+    pushes: Pushes
+    reports: Reports
     tasks: Tasks
     server: Server
     port: int
@@ -252,6 +269,7 @@ async def open_pool(
             output=logs,
             rules=lambda: chosen,
             most_output_bytes=lambda policy: most(policy, "output"),
+            keyring=authority.keyring,
         ),
         enroller=Enroller(
             reactor,
@@ -290,24 +308,56 @@ async def open_pool(
         rates=RateLimiter(lambda: chosen.logins_per_minute),
         is_open=lambda: is_open,
     )
+    payments = Payments(reactor, kept, clock=clock)
+    pushes = Pushes(
+        PushTools(
+            reactor=reactor,
+            store=kept,
+            blobs=blobs,
+            authority=authority,
+            rules=lambda: chosen,
+        )
+    )
+    presence = Presence(reactor, links, pushes, rules=lambda: chosen, clock=clock)
+    public_nodes = PublicNodes(reactor, pushes, presence, clock=clock)
+    reports = Reports(
+        reactor,
+        kept,
+        output=logs,
+        blobs=blobs,
+        pushes=pushes,
+        clock=clock,
+        report_status=public_nodes.report_status,
+    )
     server = Server(
         [
-            serve_users(accounts),
+            serve_users(accounts, payments),
+            serve_credits(payments),
             serve_accounts(accounts),
             serve_tasks(tasks),
-            serve_nodes(Nodes(reactor, links, rules=lambda: chosen)),
+            serve_nodes(Nodes(reactor, links, presence, on_forgotten=pushes.forgotten)),
             serve_link(links),
+            serve_public_nodes(public_nodes),
+            serve_reports(reports),
+            serve_worker_reports(reports),
+            serve_report_batches(reports),
         ],
-        authenticator=Authenticator(open_methods=OPEN_METHODS, verify=authority.verify),
+        authenticator=Authenticator(
+            open_methods=OPEN_METHODS, verify=authority.verify, message_tokens=MESSAGE_TOKENS
+        ),
+        spool=spool,
+        spooled=SPOOLED_REPORTS,
     )
 
     def publish(changed: Any, effects: Any) -> None:
         links.dispatch(effects)
+        pushes.dispatch(effects)
         for task in changed:
             bells.ring(task.id)
 
     def reload() -> None:
         links.end_all()
+        pushes.reload()
         bells.ring_all()
 
     reactor.on_published, reactor.on_reload = publish, reload
@@ -324,14 +374,15 @@ async def open_pool(
         await found(reactor, clock=clock, random_bytes=secrets.token_bytes)
 
         def settle_in(turn: Any) -> None:
-            turn.put_account(account("root", Role.ADMIN))
-            for name in ("ann", "bob"):
-                turn.put_account(account(name))
+            for one in (account("root", Role.ADMIN), account("ann"), account("bob")):
+                turn.put_account(one)
+                commands.endow(turn, one)
             for id_ in nodes:
                 turn.put_node(node(id_))
 
         await reactor.perform(settle_in)
         await nursery.start(run_links)
+        await nursery.start(pushes.run)
         await nursery.start(server.serve, listeners)
         yield Pool(
             folder=folder,
@@ -343,6 +394,8 @@ async def open_pool(
             output=logs,
             blobs=blobs,
             links=links,
+            pushes=pushes,
+            reports=reports,
             tasks=tasks,
             server=server,
             port=listeners[0].socket.getsockname()[1],

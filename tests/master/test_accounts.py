@@ -1,3 +1,4 @@
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from hivemind.core.messages import Enrolment
 from hivemind.core.policy import PoolRules
 from hivemind.core.records import Role
 from hivemind.master import passwords
+from hivemind.master.accounts import Accounts
 from hivemind.master.enrolment import ENROL_CONTEXT, PROVE_CONTEXT
 from hivemind.master.passwords import Passwords
+from hivemind.master.rates import RateLimiter
+from hivemind.master.secrets import OneTimeSecrets
 from hivemind.rpc.contract.accounts import AccountsClient
 from hivemind.rpc.contract.faults import NamedFault
 from hivemind.rpc.contract.link import LinkClient
 from hivemind.rpc.contract.nodes import NodesClient
-from hivemind.rpc.errors import ErrorCode, RemoteError
+from hivemind.rpc.errors import CallRefused, ErrorCode, RemoteError
 from tests.master.builders import account, check
 from tests.master.gated import BEFORE
 from tests.master.pool import Pool, key_of, open_link, open_pool
@@ -211,6 +215,43 @@ async def test_tries_are_counted_by_address_and_by_account(tmp_path: Path) -> No
         assert "wait 20 s" in str(error)
         # Registering is counted apart.
         await client.register("zoe", PASSWORD)
+
+
+async def test_one_stranger_cannot_keep_an_accounts_owner_out(tmp_path: Path) -> None:
+    rules = PoolRules(logins_per_minute=3)
+    async with open_pool(tmp_path, rules=rules) as pool:
+        async with pool.channel() as channel:
+            await AccountsClient(channel).register("zoe", PASSWORD)
+        accounts = Accounts(
+            pool.reactor,
+            pool.authority,
+            OneTimeSecrets(
+                pool.reactor,
+                clock=pool.clock,
+                random_bytes=secrets.token_bytes,
+                default_ttl_s=lambda: 60.0,
+            ),
+            rules=lambda: rules,
+            clock=pool.clock,
+            rates=RateLimiter(lambda: rules.logins_per_minute),
+            is_open=lambda: True,
+        )
+        refused = 0
+        for _ in range(30):
+            try:
+                await accounts.login("192.0.2.1:4000", "zoe", "not the password")
+            except NamedFault:
+                continue
+            except CallRefused:
+                refused += 1
+        assert refused == 27
+        assert await accounts.login("192.0.2.2:4000", "zoe", PASSWORD)
+        # Many strangers together are slowed, whoever is meant.
+        for number in range(26):
+            with pytest.raises(NamedFault):
+                await accounts.login(f"198.51.100.{number}:4000", "zoe", "not the password")
+        with pytest.raises(CallRefused, match="too many tries"):
+            await accounts.login("198.51.100.99:4000", "zoe", "not the password")
 
 
 # --- invitations ---

@@ -70,6 +70,25 @@ async def test_more_than_the_most_is_refused_whole(tmp_path: Path) -> None:
     assert await everything(log) == b"1234567890"
 
 
+async def test_a_follower_begins_near_its_offset_and_not_at_the_logs_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "_PLACE_BYTES", 100)
+    written = [chunk(10 * number, b"%010d" % number) for number in range(100)]
+    log = await folder(tmp_path).log("t1", 1)
+    for one in written:
+        await log.append([one], most_bytes=MIB)
+    again = await folder(tmp_path).log("t1", 1)
+    whole = b"".join(one.data for one in written)
+    for known in (log, again):
+        for offset in (0, 5, 100, 101, 555, 999, 1000):
+            place = known.follow(offset)
+            assert offset - 110 <= place._at <= offset
+            assert await everything(known, offset) == whole[offset:]
+    await again.append([chunk(1000, b"more")], most_bytes=MIB)
+    assert await everything(again, 998) == b"99more"
+
+
 async def test_a_large_chunk_is_read_in_parts(tmp_path: Path) -> None:
     log = await folder(tmp_path).log("t1", 1)
     data = bytes(range(256)) * 4096

@@ -27,6 +27,7 @@ from tests.master.builders import (
     hello,
     join,
     node,
+    pay,
     people,
     picture,
     refused,
@@ -112,6 +113,8 @@ async def test_one_bad_command_harms_no_other_of_its_turn(store: GatedStore) -> 
         turn.put_fact("evil", b"yes")
         commands.join(turn, "n1", hello(99))
         commands.lose(turn, "n2", "a lie")
+        commands.drain(turn, "n1", is_drained=True)
+        commands.forget(turn, "n1")
         commands.stop(turn, "old", "mallory")
         submit("evil")(turn)
         turn.plan(10)
@@ -183,7 +186,9 @@ async def test_an_account_cannot_pass_its_most_tasks_by_sending_them_together(
 
 async def busy(reactor: Reactor) -> None:
     """A cluster in which every index holds something."""
-    await people(reactor, "n1", "n2", "n3")
+    await people(
+        reactor, "n1", "n2", "n3", accounts=("ann", "bob"), owners={"n2": "bob", "n3": "bob"}
+    )
     await reactor.perform(join("n1", 3))
     await reactor.perform(join("n2", 1))
     for number in range(6):
@@ -210,7 +215,10 @@ def everything(reactor: Reactor) -> list[Any]:
         lambda turn: commands.lose(turn, "n2", "silence"),
         lambda turn: commands.set_draining(turn, "n1", draining=True),
         lambda turn: commands.enrol(turn, node("n9"), None),
+        lambda turn: commands.drain(turn, "n3", is_drained=True),
+        lambda turn: commands.forget(turn, "n1"),
         lambda turn: commands.register(turn, account("zoe"), None),
+        pay("ann", "bob", 5),
     ]
 
 

@@ -80,6 +80,21 @@ def states_of(items: list[Any]) -> list[str]:
     return [item.state.value for item in items if isinstance(item, Task)]
 
 
+@pytest.mark.parametrize("part", ["payload", "stdin"])
+async def test_more_than_the_pool_takes_is_refused_when_it_is_announced(
+    pool: Pool, part: str
+) -> None:
+    async def chunks() -> AsyncIterator[UploadChunk]:
+        # Little enough: what is refused is what was to come.
+        yield UploadChunk(UploadPart.PAYLOAD, SCRIPT)
+
+    async with pool.tasks_of("ann") as ann:
+        announced = {"payload_bytes": 300_000, "stdin_bytes": 300_000} | {f"{part}_bytes": 300_001}
+        error = await refusal_of(ann.submit(submission(has_stdin=True, **announced), chunks()))
+        assert error.status.name == "RESOURCE_EXHAUSTED"
+        assert f"the {part} has 300001 bytes, and the pool takes 300000 at most" in str(error)
+
+
 async def run(pool: Pool, link: Link, client: TasksClient, *data: bytes, **fields: Any) -> str:
     """A task that printed something and succeeded."""
     task_id = await submit(client, **fields)

@@ -20,6 +20,7 @@ from hivemind.core.messages import (
     DrainNotice,
     FinishedReport,
     Hello,
+    Keyring,
     KillOrder,
     OutputHeld,
     OutputReport,
@@ -42,6 +43,7 @@ from hivemind.core.records import (
     Reason,
     RefusalKind,
     Requirements,
+    RevokedToken,
     Task,
     TaskSpec,
     TaskState,
@@ -211,6 +213,8 @@ submissions = st.builds(
     client_key=texts,
     has_stdin=st.booleans(),
     outputs=words,
+    payload_bytes=u64,
+    stdin_bytes=u64,
 )
 specs = st.builds(
     TaskSpec,
@@ -279,6 +283,7 @@ worker_items = st.one_of(
             version=labels,
             limits=labels,
             sandbox=labels,
+            address=labels,
         ),
         held=st.lists(refs, max_size=3).map(tuple),
         draining=st.booleans(),
@@ -300,6 +305,14 @@ worker_items = st.one_of(
     finished_reports(),
     st.just(DrainNotice()),
 )
+keyrings = st.builds(
+    Keyring,
+    verify_keys=st.lists(st.binary(min_size=32, max_size=32), max_size=3).map(tuple),
+    revoked=st.lists(st.builds(RevokedToken, token_id=texts, expires_at=finite), max_size=3).map(
+        tuple
+    ),
+    distrust_until=finite,
+)
 master_items = st.one_of(
     st.builds(
         Welcome,
@@ -308,7 +321,9 @@ master_items = st.one_of(
         held=st.lists(st.builds(OutputHeld, refs, u64), max_size=3).map(tuple),
         unwanted=st.lists(refs, max_size=3).map(tuple),
         epoch=u64,
+        keyring=maybe(keyrings),
     ),
+    keyrings,
     st.builds(
         Assignment,
         ref=refs,

@@ -15,9 +15,10 @@ from hivemind.rpc.auth import Authenticator, Principal
 from hivemind.rpc.channel import open_channel
 from hivemind.rpc.config import MIB, TransportConfig
 from hivemind.rpc.errors import PortInUse, RemoteError, Unreachable
+from hivemind.rpc.reply import hold_reply
 from hivemind.rpc.server import open_listeners
 from hivemind.rpc.stubs import bind
-from tests.rpc._pb.hmtest import EchoStub, Ping
+from tests.rpc._pb.hmtest import EchoStub, Ping, Pong
 from tests.rpc.conftest import GrpcioClient, open_peer
 from tests.rpc.raw import raw_client
 from tests.rpc.service import EchoService, GateService, serving, until
@@ -126,6 +127,48 @@ async def test_messages_that_one_account_announces_keep_no_other_account_waiting
         await client.send(announced, struct.pack(">BI", 0, 2 * MIB) + b"x" * 10, end=True)
         answer = await client.trailers(announced)
         assert (answer["grpc-status"], "too soon" in answer["grpc-message"]) == ("3", True)
+
+
+async def test_large_replies_of_one_account_are_held_within_its_share() -> None:
+    """Whoever asks for much and reads none of it waits for itself, and keeps nobody waiting."""
+
+    class Large(EchoService):
+        async def unary(self, message: Ping) -> Pong:
+            await hold_reply(2 * MIB)
+            self.hanging += 1
+            return Pong(data=b"x" * (2 * MIB))
+
+    hog, other = ({"authorization": f"Bearer {name}"} for name in ("hog", "other"))
+
+    async def verify_any(token: str, peer: str) -> Principal:
+        await trio.lowlevel.checkpoint()
+        return Principal(account=token, role="user", kind="account", token_id="t", expires_at=9e9)
+
+    service = Large()
+    options: dict[str, Any] = {
+        "config": TransportConfig(reply_budget_bytes=8 * MIB),
+        "authenticator": Authenticator(frozenset(), verify_any),
+    }
+    async with serving([service], **options) as at, raw_client(at.port) as client:
+        asked = [await client.call("/hmtest.Echo/Unary", headers=hog) for _ in range(20)]
+        for stream_id in asked:
+            await client.send(stream_id, struct.pack(">BI", 0, 0), end=True)
+        await until(lambda: service.hanging == 2)
+        theirs = await client.call("/hmtest.Echo/Unary", headers=other)
+        await client.send(theirs, struct.pack(">BI", 0, 0), end=True)
+        await until(lambda: service.hanging == 3)
+        await trio.sleep(0.1)
+        assert service.hanging == 3
+        # What is held is free again when the calls are over, however they end.
+        for stream_id in asked:
+            client.h2.reset_stream(stream_id)
+        await client.flush()
+        await trio.sleep(0.1)
+        before = service.hanging
+        again = [await client.call("/hmtest.Echo/Unary", headers=hog) for _ in range(2)]
+        for stream_id in again:
+            await client.send(stream_id, struct.pack(">BI", 0, 0), end=True)
+        await until(lambda: service.hanging == before + 2)
 
 
 async def test_a_stranger_who_never_sends_the_request_is_refused_in_time() -> None:

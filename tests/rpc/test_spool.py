@@ -127,7 +127,7 @@ async def test_uploads_without_an_announced_size_share_the_budget(
     async with spool.open_file() as one, spool.open_file() as two, spool.open_file() as three:
         await one.write(b"x" * 500)
         await two.write(b"x" * 400)
-        with pytest.raises(CallRefused, match="all uploads share"):
+        with pytest.raises(CallRefused, match="all calls share"):
             await three.write(b"x" * 200)
         await three.write(b"x" * 100)
     assert spool.budget.used_bytes == 0

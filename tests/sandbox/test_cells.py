@@ -16,7 +16,7 @@ import pytest
 import trio
 
 import sandbox
-from sandbox import Reason, Start
+from sandbox import Reason, Start, cell_run
 from sandbox.cell_cgroup import LeafCgroup, SharedCgroup
 from sandbox.python import Python
 from tests.sandbox.conftest import (
@@ -66,7 +66,7 @@ def _launchers(pool: sandbox.Pool) -> list[int]:
     for pid in processes_with(_LAUNCHER):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            is_launcher = words[-3:-1] == [b"exec", b"5"] and b"bwrap" not in words[0]
+            is_launcher = words[-4:-1] == [b"exec", b"5", b"6"] and b"bwrap" not in words[0]
             # Whose it is stands there; its folder is root's, as that of all who have a capability.
             status = Path(f"/proc/{pid}/status").read_text()
             if is_launcher and int(status.split("Uid:")[1].split()[0]) in uids:
@@ -77,6 +77,37 @@ def _launchers(pool: sandbox.Pool) -> list[int]:
 
 def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+async def _taker(pool: sandbox.Pool, launcher: int) -> int:
+    """Who takes the next run of a cell at rest: an init, which on v2 is not made before."""
+    if _has_leaves(pool):
+        return launcher
+    with trio.fail_after(20):
+        while not _children(launcher):  # noqa: ASYNC110 - it is made once the last one has ended
+            await trio.sleep(0.001)
+    return _children(launcher)[0]
+
+
+def _has_leaves(pool: sandbox.Pool) -> bool:
+    return pool._cgroup is not None and pool._cgroup.is_v2
+
+
+def _shared_cgroup(pool: sandbox.Pool) -> SharedCgroup:
+    """That of the only cell."""
+    (cell,) = pool._cells._idle
+    if not isinstance(cell.cgroup, SharedCgroup):
+        pytest.skip("on v2 each run has a cgroup of its own")
+    return cell.cgroup
+
+
+def _busy_init(launcher: int) -> int:
+    """The init of a run that began, which is first to go when memory runs out; 0 for none."""
+    for pid in _children(launcher):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n":
+                return pid
+    return 0
 
 
 async def test_runs_of_one_tenant_follow_each_other_in_one_cell() -> None:
@@ -219,7 +250,65 @@ async def test_a_launcher_that_died_between_runs_costs_nothing() -> None:
         assert await _which(pool, "a") not in (b"", first)
 
 
-async def test_a_launcher_that_hangs_is_ended_with_its_run() -> None:
+async def test_an_init_that_dies_while_it_waits_costs_nothing() -> None:
+    async with _open() as pool:
+        first = await _which(pool, "a")
+        (launcher,) = _launchers(pool)
+        os.kill(await _taker(pool, launcher), signal.SIGKILL)
+        assert await _which(pool, "a") not in (b"", first)
+
+
+async def test_an_init_that_hangs_while_it_waits_is_ended_with_its_run() -> None:
+    async with _open() as pool:
+        await _which(pool, "a")
+        (launcher,) = _launchers(pool)
+        os.kill(await _taker(pool, launcher), signal.SIGSTOP)
+        result = (await sandbox.run_in(pool, _of("a", "true", limits=limits(wall_s=1)))).result
+        assert result.reason is Reason.TIME_LIMIT
+        assert (await sandbox.run_in(pool, _of("a", "echo on"))).stdout == b"on\n"
+
+
+@pytest.mark.parametrize("in_time", [True, False])
+async def test_where_no_init_can_be_made_ahead_one_is_made_when_there_is_a_run(
+    in_time: bool,
+) -> None:
+    async with _open() as pool:
+        first = await _which(pool, "a")
+        cgroup = _shared_cgroup(pool)
+        (launcher,) = _launchers(pool)
+        async with pool.open_run(_of("a", "echo up; sleep 0.2")) as run:
+            async for _ in run.chunks():
+                break
+            # No process can be made until this is set for a run of other limits.
+            cgroup._cgroup.v1_files()["pids_max"].write_text("1")
+            await run.wait()
+        await trio.sleep(0.2)
+        assert not _children(launcher)
+        its_own = limits(pids=20) if in_time else limits()
+        async with pool.open_run(_of("a", _WHICH_CELL, limits=its_own)) as run:
+            assert run.started is (Start.CELL if in_time else Start.COLD)
+            told = b"".join([chunk.data async for chunk in run.chunks()])
+            assert (told == first) == in_time
+
+
+async def test_what_is_left_in_a_cell_ends_it_before_the_next_run() -> None:
+    async with _open() as pool:
+        first = await _which(pool, "a")
+        cgroup = _shared_cgroup(pool)
+        procs = cgroup._cgroup.v1_files()["pids"].parent / "cgroup.procs"
+        async with trio.open_nursery() as nursery:
+            left = await nursery.start(trio.run_process, ["sleep", "0.7"])
+            procs.write_text(str(left.pid))
+            with trio.fail_after(20):
+                while cgroup.is_clean():  # noqa: ASYNC110 - its init may be in the making
+                    await trio.sleep(0.001)
+            assert await _which(pool, "a") not in (b"", first)
+
+
+async def test_a_launcher_that_hangs_is_ended_with_its_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cell_run, "_LAUNCHER_S", 0.5)
     async with _open() as pool:
         await _which(pool, "a")
         (launcher,) = _launchers(pool)
@@ -305,9 +394,8 @@ async def test_a_run_whose_init_dies_before_the_task_begins_is_started_anew(
         (launcher,) = _launchers(pool)
 
         async def kill_init() -> None:
-            while not _children(launcher):  # noqa: ASYNC110
+            while not (init := _busy_init(launcher)):  # noqa: ASYNC110
                 await trio.sleep(0.001)
-            (init,) = _children(launcher)
             os.kill(init, signal.SIGKILL)
 
         async with trio.open_nursery() as nursery:
@@ -316,6 +404,32 @@ async def test_a_run_whose_init_dies_before_the_task_begins_is_started_anew(
                 async with pool.open_run(spec) as run:
                     assert run.started is Start.COLD
                     assert [chunk.data async for chunk in run.chunks()] == [b"ran\n"]
+        # The cell had served another before: that does not speak against its kind.
+        async with pool.open_run(_of("a", "echo on")) as run:
+            assert run.started is Start.CELL
+
+
+async def test_where_the_first_run_of_a_cell_cannot_begin_the_next_is_cold_without_trying() -> None:
+    async with _open(parked=1) as pool:
+        with trio.fail_after(20):
+            while not pool.parked:  # noqa: ASYNC110 - it is made in the background
+                await trio.sleep(0.01)
+        pool.use_cell_rules(sandbox.CellRules(parked=0))
+        (launcher,) = _launchers(pool)
+        init = await _taker(pool, launcher)
+        os.kill(init, signal.SIGSTOP)
+
+        async def kill_later() -> None:
+            await trio.sleep(0.2)
+            os.kill(init, signal.SIGKILL)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill_later)
+            for _ in range(2):
+                async with pool.open_run(_of("a", "echo ran")) as run:
+                    assert run.started is Start.COLD
+                    assert [chunk.data async for chunk in run.chunks()] == [b"ran\n"]
+        assert not _launchers(pool)
 
 
 @pytest.mark.parametrize("tenant", [None, "a"])

@@ -16,9 +16,9 @@ from tests.sandbox.test_cells import _launchers, _of, _open
 
 
 def _socket_of(launcher: int) -> int:
-    """The launcher's own end of its link to the pool."""
+    """The launcher's own end of its link to the pool, which comes before its control."""
     folder = Path(f"/proc/{launcher}/fd")
-    (number,) = (int(path.name) for path in folder.iterdir() if "socket:" in str(path.readlink()))
+    number = min(int(path.name) for path in folder.iterdir() if "socket:" in str(path.readlink()))
     pidfd = os.pidfd_open(launcher)
     stolen = ctypes.CDLL(None, use_errno=True).syscall(438, pidfd, number, 0)  # pidfd_getfd
     os.close(pidfd)

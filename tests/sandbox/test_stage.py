@@ -73,6 +73,12 @@ def test_a_staged_name_that_is_not_a_plain_relative_path_is_refused(name: str) -
         sandbox.StagedFile(source=Path("/etc/passwd"), name=name)
 
 
+@pytest.mark.parametrize("mode", [-1, 0o1000, 0o4755])
+def test_a_mode_with_more_than_permission_bits_is_refused(mode: int) -> None:
+    with pytest.raises(sandbox.BadSpec, match="permission bits"):
+        sandbox.StagedFile(source=Path("/x"), name="x", mode=mode)
+
+
 async def test_a_missing_source_is_one_clear_line(any_pool: sandbox.Pool, tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     files = (sandbox.StagedFile(source=missing, name="x"),)

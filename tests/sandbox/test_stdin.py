@@ -14,7 +14,7 @@ import trio
 import sandbox
 from sandbox import Start
 from tests.sandbox.conftest import limits, python, shell
-from tests.sandbox.test_cells import _launchers, _open
+from tests.sandbox.test_cells import _launchers, _open, _taker
 
 _PLANT = """
 import fcntl, os, struct
@@ -86,11 +86,12 @@ async def test_a_start_that_failed_in_a_cell_took_nothing_from_stdin() -> None:
     async with _open() as pool, trio.open_nursery() as nursery:
         await sandbox.run_in(pool, attrs.evolve(shell("true"), tenant="a"))
         (launcher,) = _launchers(pool)
-        os.kill(launcher, signal.SIGSTOP)
+        init = await _taker(pool, launcher)
+        os.kill(init, signal.SIGSTOP)
 
         async def kill_later() -> None:
             await trio.sleep(0.2)
-            os.kill(launcher, signal.SIGKILL)
+            os.kill(init, signal.SIGKILL)
 
         nursery.start_soon(kill_later)
         async with pool.open_run(attrs.evolve(shell("cat", stdin=reader), tenant="a")) as run:

@@ -87,6 +87,23 @@ def test_a_worker_needs_to_be_told_its_master() -> None:
         load_worker_config(None, {}, HOME)
     loaded = load_worker_config(None, MASTER, HOME)
     assert loaded == WorkerConfig(home=Path("/home/hive"), master=("h", 1))
+    assert loaded.listen == ("127.0.0.1", 0)
+
+
+def test_a_worker_that_says_where_it_listens_needs_no_master() -> None:
+    with pytest.raises(BadSetting, match="without one, give --listen HOST:PORT"):
+        load_worker_config(None, {"slots": 1}, HOME)
+    loaded = load_worker_config(None, {"listen": "[::1]:50052"}, HOME)
+    assert loaded == WorkerConfig(home=Path("/home/hive"), listen=("::1", 50052))
+    assert loaded.master is None
+
+
+@pytest.mark.parametrize("half", ["tls_cert", "tls_key"])
+def test_half_of_what_tls_takes_is_refused_by_name(tmp_path: Path, half: str) -> None:
+    lacking = "tls_key" if half == "tls_cert" else "tls_cert"
+    file = config(tmp_path, f'master = "h:1"\n{half} = "/x"\n')
+    with pytest.raises(BadSetting, match=f"{lacking}: TLS takes both"):
+        load_worker_config(file, {}, HOME)
 
 
 def test_every_key_of_a_file_is_read(tmp_path: Path) -> None:
@@ -116,6 +133,7 @@ def test_every_key_of_a_file_is_read(tmp_path: Path) -> None:
         """
         home = "/h"
         master = "h:1"
+        listen = "0.0.0.0:7"
         join_token = "t"
         slots = 3
         cpus = 1.5
@@ -124,6 +142,8 @@ def test_every_key_of_a_file_is_read(tmp_path: Path) -> None:
         name = "n"
         location = "lab"
         tls_ca = "/ca"
+        tls_cert = "/c"
+        tls_key = "/k"
         drain_grace = "5m"
         log_format = "json"
         log_level = "error"
@@ -133,6 +153,7 @@ def test_every_key_of_a_file_is_read(tmp_path: Path) -> None:
     assert loaded == WorkerConfig(
         home=Path("/h"),
         master=("h", 1),
+        listen=("0.0.0.0", 7),
         join_token="t",
         slots=3,
         cpu_millis=1500,
@@ -141,6 +162,8 @@ def test_every_key_of_a_file_is_read(tmp_path: Path) -> None:
         name="n",
         location="lab",
         tls_ca=Path("/ca"),
+        tls_cert=Path("/c"),
+        tls_key=Path("/k"),
         drain_grace_s=300,
         log_format="json",
         log_level="error",

@@ -34,7 +34,9 @@ def test_what_a_file_leaves_out_is_told_to_be_the_default(tmp_path: Path) -> Non
 def test_a_file_of_the_home_is_told_in_place_of_the_shipped_one(tmp_path: Path) -> None:
     path = tmp_path / "policies" / "pool.toml"
     path.parent.mkdir()
-    path.write_text("crash_limit = 7\n")
+    path.write_text("crash_limit = 7\ngrant_cpt = 2.50\n")
     settings = origins(load_policies(tmp_path))["pool"]
     assert Setting(key="crash_limit", value=7, origin=path) in settings
+    assert Setting(key="grant_cpt", value="2.5", origin=path) in settings
+    assert Setting(key="price_cpu_cpt", value="1", origin=None) in settings
     assert Setting(key="lease_s", value=PoolRules().lease_s, origin=None) in settings

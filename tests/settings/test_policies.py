@@ -41,7 +41,8 @@ def documented(name: str) -> list[str]:
 
 
 def test_every_rule_of_the_pool_is_a_key_and_is_explained_in_its_file() -> None:
-    assert list(POOL_KEYS) == names(PoolRules) == documented("pool.toml")
+    assert [key.field or name for name, key in POOL_KEYS.items()] == names(PoolRules)
+    assert list(POOL_KEYS) == documented("pool.toml")
 
 
 def test_every_limit_of_a_profile_is_a_key_and_is_explained_in_the_default_one() -> None:
@@ -249,6 +250,11 @@ def test_a_profile_has_a_plain_name(tmp_path: Path, stem: str) -> None:
         ("lease_s = true", "lease_s: expected a duration such as"),
         ("crash_limit = 0", "crash_limit: expected a whole number from 1"),
         ("payload_bytes = '0'", "payload_bytes: expected a size above 0"),
+        ("grant_cpt = -1", "grant_cpt: expected an amount of CPT such as 1 or 0.25"),
+        ("grant_cpt = true", "grant_cpt: expected an amount of CPT"),
+        ("grant_cpt = 0.0000001", "grant_cpt: expected an amount of CPT"),
+        ("grant_cpt = 1_000_001", "grant_cpt: expected at most 1000000 CPT, not 1000001"),
+        ("price_cpu_cpt = 'one'", "price_cpu_cpt: expected an amount of CPT"),
         ("heartbeat_s = '15s'", "lease_s: it must be longer than heartbeat_s"),
         ("retry_backoff_s = '2m'", "retry_backoff_s: it is longer than retry_backoff_most_s"),
     ],
@@ -262,6 +268,15 @@ def test_a_rule_that_is_left_out_keeps_its_default(tmp_path: Path) -> None:
     path = written(tmp_path / "pool.toml", "lease_s = '1m'\npayload_bytes = '1M'")
     expected = attrs.evolve(PoolRules(), lease_s=60, payload_bytes=MIB)
     assert read_pool_rules(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "ucpt"),
+    [("3", 3_000_000), ("0.25", 250_000), ("'0.000001'", 1), ("1e-6", 1), ("0", 0)],
+)
+def test_amounts_of_cpt_are_read_exactly(tmp_path: Path, said: str, ucpt: int) -> None:
+    path = written(tmp_path / "pool.toml", f"grant_cpt = {said}\nprice_gpu_cpt = {said}")
+    assert read_pool_rules(path) == PoolRules(grant_ucpt=ucpt, price_gpu_ucpt=ucpt)
 
 
 def test_a_home_replaces_files_one_by_one_and_adds_its_own(tmp_path: Path) -> None:

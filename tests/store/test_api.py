@@ -19,6 +19,7 @@ from hivemind.core.records import (
     TaskState,
     Usage,
 )
+from hivemind.core.registration import Intent, Registration
 from hivemind.store.api import (
     MOST_PER_PAGE,
     BadCursor,
@@ -48,6 +49,9 @@ FULL_TASK = Task(
         gpu_memory_bytes=7,
         gpu_name="H100",
         location="lab",
+        only_account="ann",
+        least_trust=80,
+        pushable=True,
     ),
     wall_s=0.5,
     attempt=2,
@@ -64,6 +68,7 @@ FULL_TASK = Task(
     submitted_at=12.5,
     started_at=13.5,
     finished_at=14.5,
+    unconfirmed=True,
 )
 FULL_ATTEMPT = attempt(
     "t1",
@@ -78,6 +83,8 @@ FULL_ATTEMPT = attempt(
     report_seq=9,
     refusal=RefusalKind.POLICY,
     result_bytes=77,
+    raw_result=True,
+    unconfirmed=True,
 )
 
 
@@ -115,6 +122,27 @@ async def test_a_load_gives_what_a_master_must_know(store: Store) -> None:
     node = Node(
         id="n", account="ann", name="x", public_key=b"k", enrolled_at=1, last_seen_at=2, trust=70
     )
+    pushed = Node(
+        id="p",
+        account="ann",
+        name="p",
+        public_key=b"",
+        enrolled_at=1,
+        unconfirmed=3,
+        registration=Registration(
+            hostname="host",
+            port=2,
+            cpu_cores=3,
+            memory_gb=4,
+            cpu_score=5,
+            gpu_score=6,
+            gpu_memory_gb=7,
+            gpu_name="g",
+            location="l",
+            docker_status="d",
+            intent=Intent.DRAINING,
+        ),
+    )
     good = JoinToken(digest=b"1", account="ann", purpose="join", expires_at=NOW + 1)
     used = JoinToken(digest=b"2", account="ann", purpose="join", expires_at=NOW + 1, used_at=NOW)
     late = JoinToken(digest=b"3", account="ann", purpose="invite", expires_at=NOW)
@@ -128,7 +156,7 @@ async def test_a_load_gives_what_a_master_must_know(store: Store) -> None:
             new_tasks=(waiting, running, over),
             attempts=(attempt("b", 1), attempt("b", 2), attempt("c", 1)),
             accounts=(account,),
-            nodes=(node,),
+            nodes=(node, pushed),
             join_tokens=(good, used, late),
             revoked_tokens=(revoked, forgotten),
             facts={"epoch": b"7", "empty": b""},
@@ -138,7 +166,7 @@ async def test_a_load_gives_what_a_master_must_know(store: Store) -> None:
     assert snapshot.tasks == (waiting.task, running.task)
     assert snapshot.attempts == (attempt("b", 2),)
     assert snapshot.accounts == (account,)
-    assert snapshot.nodes == (node,)
+    assert snapshot.nodes == (node, pushed)
     assert snapshot.join_tokens == (good,)
     assert snapshot.revoked_tokens == (revoked,)
     assert snapshot.facts == {"epoch": b"7", "empty": b""}
@@ -185,6 +213,7 @@ async def test_what_is_unknown_is_none(store: Store) -> None:
     assert await store.task("?") is None
     assert await store.spec("?") is None
     assert await store.attempts("?") == ()
+    assert await store.newest_nodes(["?"]) == {}
     assert await store.result("?", 1) is None
     assert await store.find_task("ann", client_id="?") is None
 
@@ -232,12 +261,23 @@ async def test_names_that_clients_choose_are_each_accounts_own(store: Store) -> 
         assert by_id == by_key
         assert by_id is not None
         assert by_id.id == id_
+    assert [task.id for task in await store.tasks_called("same")] == ["b", "a"]
+    assert await store.tasks_called("other") == ()
+    assert await store.tasks_called("") == ()
     assert await store.find_task("ann", client_id="") is None
     assert await store.find_task("ann", client_key="") is None
     with pytest.raises(ValueError, match="either"):
         await store.find_task("ann")
     with pytest.raises(ValueError, match="either"):
         await store.find_task("ann", client_id="x", client_key="x")
+
+
+async def test_the_newest_attempts_node_is_found_for_many_tasks_at_once(store: Store) -> None:
+    await store.commit(submit(new_task("a"), new_task("b"), new_task("c")))
+    tries = (attempt("a", 1, node_id="n1"), attempt("a", 2, node_id="n2"), attempt("b"))
+    await store.commit(Changes(attempts=tries))
+    assert await store.newest_nodes(["a", "b", "c"]) == {"a": "n2", "b": "node"}
+    assert await store.newest_nodes([]) == {}
 
 
 UNKNOWN_TASK = new_task("nobody's").task
@@ -386,3 +426,52 @@ async def test_a_closed_store_takes_nothing_and_may_be_closed_again(store: Store
     await store.close()
     with pytest.raises(CommitFailed):
         await store.commit(submit(new_task("a")))
+
+
+_S = TaskState
+
+
+async def test_ended_tasks_come_longest_ago_first_and_no_more_than_wanted(store: Store) -> None:
+    ends = {"late": 9.0, "early": 1.0, "middle": 5.0, "after": 20.0}
+    await store.commit(
+        submit(
+            new_task("waits"),
+            *(new_task(id_, state=TaskState.FAILED, finished_at=at) for id_, at in ends.items()),
+        )
+    )
+    ended = await store.ended_before(10.0, limit=10)
+    assert [task.id for task in ended] == ["early", "middle", "late"]
+    assert [task.id for task in await store.ended_before(10.0, limit=1)] == ["early"]
+    assert await store.ended_before(1.0, limit=10) == ()
+
+
+async def test_a_removed_task_goes_with_all_that_was_its_and_no_other_does(store: Store) -> None:
+    def whole(id_: str, state: TaskState) -> Changes:
+        task = new_task(id_, state=state, client_id=id_, attempt=1)
+        return Changes(
+            new_tasks=(attrs.evolve(task, payload=Blob(size=70_000, file=f"p-{id_}")),),
+            attempts=(attempt(id_),),
+            results=(ResultBlob(task_id=id_, attempt=1, blob=Blob(size=9, file=f"r-{id_}")),),
+        )
+
+    for id_, state in (("old", _S.SUCCEEDED), ("kept", _S.FAILED), ("runs", _S.RUNNING)):
+        await store.commit(whole(id_, state))
+    await store.commit(Changes(removed_tasks=("old", "runs", "never was")))
+    assert await store.task("old") is None
+    assert await store.spec("old") is None
+    assert await store.attempts("old") == ()
+    assert await store.result("old", 1) is None
+    assert await store.find_task("ann", client_id="old") is None
+    assert await store.blob_files() == {"p-kept", "r-kept", "p-runs", "r-runs"}
+    assert [task.id for task in (await store.tasks(limit=9)).tasks] == ["runs", "kept"]
+    assert await store.result("runs", 1) is not None
+    # The id and the client's own are free again.
+    await store.commit(whole("old", _S.QUEUED))
+    assert await store.task("old") is not None
+
+
+async def test_what_expired_long_ago_is_removed(store: Store) -> None:
+    revoked = tuple(RevokedToken(token_id=f"t{at:g}", expires_at=at) for at in (1.0, 1e12))
+    await store.commit(Changes(revoked_tokens=revoked))
+    await store.commit(Changes(stale_before=2.0))
+    assert (await store.load()).revoked_tokens == revoked[1:]

@@ -1,12 +1,15 @@
 import attrs
 import pytest
 
+from hivemind.core.ledger import Escrow, hold
 from hivemind.core.records import Account, Blob, JoinToken, Node, RevokedToken, Role
 from hivemind.store.api import Store
 from hivemind.store.changes import Changes, ResultBlob
 from hivemind.store.memory import MemoryStore
 from tests.store.records import attempt, new_task, submit
 
+ESCROW = Escrow(task_id="a", account="ann", held_ucpt=5, rate_ucpt=1)
+HELD = hold(ESCROW, at=1.0)
 NODE = Node(id="n", account="ann", name="x", public_key=b"k", enrolled_at=1)
 
 
@@ -22,6 +25,11 @@ def filled() -> Changes:
         join_tokens=(JoinToken(digest=b"d", account="ann", purpose="join", expires_at=1),),
         revoked_tokens=(RevokedToken(token_id="r", expires_at=1),),
         facts={"epoch": b"1"},
+        removed_tasks=("over",),
+        stale_before=5.0,
+        movements=(HELD,),
+        escrows=(ESCROW,),
+        closed_escrows=("gone",),
     )
 
 
@@ -37,9 +45,10 @@ def test_merging_loses_nothing_and_nothing_is_neutral() -> None:
     later = attrs.evolve(filled(), facts={"epoch": b"2", "key": b"k"})
     merged = filled().merge(later)
     for field in attrs.fields(Changes):
-        if field.name != "facts":
+        if field.name not in {"facts", "stale_before"}:
             assert len(getattr(merged, field.name)) == 2
     assert merged.facts == {"epoch": b"2", "key": b"k"}
+    assert filled().merge(attrs.evolve(filled(), stale_before=4.0)).stale_before == 5.0
 
 
 async def state_after(*turns: Changes) -> object:

@@ -45,6 +45,7 @@ tasks = st.builds(
     attempt=st.integers(0, 2),
     detail=st.text(max_size=2),
     exit_code=st.none() | st.integers(-1, 1),
+    finished_at=st.none() | st.sampled_from((0.5, 1.5)),
 )
 
 
@@ -106,6 +107,8 @@ fields: dict[str, st.SearchStrategy[object]] = {
     ),
     "revoked_tokens": few(st.builds(RevokedToken, token_id=ids, expires_at=instants)),
     "facts": st.dictionaries(ids, st.binary(max_size=1), max_size=2),
+    "removed_tasks": few(ids),
+    "stale_before": instants,
 }
 # Mostly of one kind, since a turn with something of everything is nearly always refused.
 turns = st.builds(Changes, **fields) | st.one_of(
@@ -132,6 +135,9 @@ async def everything(store: Store) -> list[object]:
     said: list[object] = [snapshot.pop("tasks"), snapshot.pop("attempts"), snapshot.pop("facts")]
     said += [sorted(records, key=repr) for records in snapshot.values()]
     said.append(await store.blob_files())
+    said.append(dict(await store.newest_nodes(IDS)))
+    for at in (1.0, 2.0):
+        said.append(sorted(await store.ended_before(at, limit=100), key=repr))
     for id_ in IDS:
         said += [await store.task(id_), await store.spec(id_), await store.attempts(id_)]
         said += [await store.result(id_, number) for number in (1, 2)]

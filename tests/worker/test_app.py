@@ -16,11 +16,12 @@ from hivemind.core.messages import AttemptRef
 from hivemind.core.records import Outcome, PayloadKind, Reason, RefusalKind, Requirements
 from hivemind.settings.credentials import Credentials, write_credentials
 from hivemind.settings.errors import SettingsError
-from hivemind.worker import app
-from hivemind.worker.app import HomeInUse, SandboxUnavailable
+from hivemind.worker import front
+from hivemind.worker.app import SandboxUnavailable
 from hivemind.worker.capacity import ImpossibleOffer
 from hivemind.worker.dial import NoSuchHost
 from hivemind.worker.identity import EnrolmentRefused, NotAccepted, NotEnrolled
+from hivemind.worker.own_home import HomeInUse
 from tests.pool import LIMITS
 from tests.worker.recording_master import RecordingMaster, new_ref, open_recording_master
 from tests.worker.running import (
@@ -177,7 +178,7 @@ async def test_best_effort_limits_are_said_to_be_so(
         assert (await master.run(shell("echo ok"))).stdout == b"ok\n"
 
 
-async def test_its_own_port_tells_its_health_and_nothing_else(
+async def test_its_own_port_tells_strangers_its_health_and_nothing_else(
     master: RecordingMaster, tmp_path: Path
 ) -> None:
     async with running(master, tmp_path) as worker:
@@ -365,7 +366,7 @@ async def test_ninety_megabytes_up_and_down_are_never_in_memory(
 
 
 def test_nothing_but_health_and_reflection_is_open() -> None:
-    assert all(method.startswith("/grpc.") for method in app.OPEN_METHODS)
+    assert all(method.startswith("/grpc.") for method in front.OPEN_METHODS)
 
 
 def test_a_config_keeps_its_token_out_of_its_text(tmp_path: Path) -> None:

@@ -21,10 +21,12 @@ from tools.reference.fields import Undescribed, descriptions, table
 _TASK_FIELDS = {
     "cpu_time": "cpu_s",
     "cpus": "cpu_millis",
+    "max_cpt": "max_ucpt",
     "memory": "memory_bytes",
     "scratch": "scratch_bytes",
     "time": "wall_s",
     "tmp": "tmp_bytes",
+    "trust": "least_trust",
 }
 
 

@@ -26,6 +26,8 @@ _READ = {
 _GIVEN = {
     "HIVEMIND_TASK_ID": "The task's id.",
     "HIVEMIND_ATTEMPT": "Which try at it this is, from 1.",
+    "HIVEMIND_PARAM_": "How the variables begin that hold the parameters of a task that was handed "
+    "to a worker itself; the rest is the parameter's name in capitals.",
     "HIVEMIND_OUTPUT": "The folder whose content is the task's result: `/task/output`.",
 }
 

@@ -81,6 +81,9 @@ class ExecuteTaskRequest(betterproto2.Message):
     """
 
     task_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    From the master: an id of its own for this try at the task, to report under and to be stopped by.
+    """
 
     task_data: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
 
@@ -91,6 +94,9 @@ default_message_pool.register_message("nodepool", "ExecuteTaskRequest", ExecuteT
 @dataclass(eq=False, repr=False)
 class ExecuteTaskResponse(betterproto2.Message):
     success: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
+    """
+    The task was taken; TaskCompleted says how it ended. False: somebody else should have it.
+    """
 
     message: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
@@ -291,6 +297,9 @@ default_message_pool.register_message("nodepool", "RegisterResponse", RegisterRe
 class RegisterWorkerNodeRequest(betterproto2.Message):
     """
     Nodes
+
+    Registering again changes what is said here and nothing else. trust_level and last_heartbeat are
+    the pool's to know, and not read.
     """
 
     node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
@@ -333,6 +342,11 @@ class ReportOutputRequest(betterproto2.Message):
 
     output: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
 
+    sequence: "int" = betterproto2.field(4, betterproto2.TYPE_UINT64)
+    """
+    As in StoreOutputRequest; the two share one row of numbers.
+    """
+
 
 default_message_pool.register_message("nodepool", "ReportOutputRequest", ReportOutputRequest)
 
@@ -342,6 +356,10 @@ class ReportStatusRequest(betterproto2.Message):
     node_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     status: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    online, busy or idle: a heartbeat; draining: nothing more until it is online again; offline: what
+    runs there is given up.
+    """
 
 
 default_message_pool.register_message("nodepool", "ReportStatusRequest", ReportStatusRequest)
@@ -462,6 +480,14 @@ class StoreLogsRequest(betterproto2.Message):
     logs: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
 
     timestamp: "int" = betterproto2.field(4, betterproto2.TYPE_INT64)
+    """
+    Seconds since the epoch; 0 is the time at which it comes.
+    """
+
+    sequence: "int" = betterproto2.field(5, betterproto2.TYPE_UINT64)
+    """
+    As in StoreOutputRequest; logs are counted apart from output.
+    """
 
 
 default_message_pool.register_message("nodepool", "StoreLogsRequest", StoreLogsRequest)
@@ -469,9 +495,16 @@ default_message_pool.register_message("nodepool", "StoreLogsRequest", StoreLogsR
 
 @dataclass(eq=False, repr=False)
 class StoreOutputRequest(betterproto2.Message):
+    """
+    A report with a sequence number is taken once: one with the same or a lower number than an earlier
+    one of the attempt is acknowledged and dropped. Without a number (0) a repeat is taken again.
+    """
+
     task_id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     output: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+
+    sequence: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
 
 
 default_message_pool.register_message("nodepool", "StoreOutputRequest", StoreOutputRequest)
@@ -526,6 +559,11 @@ class TransferRequest(betterproto2.Message):
     receiver_username: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
     amount: "int" = betterproto2.field(3, betterproto2.TYPE_INT64)
+
+    idempotency_key: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Optional: the same key from the same account is the same transfer again.
+    """
 
 
 default_message_pool.register_message("nodepool", "TransferRequest", TransferRequest)

@@ -2,6 +2,9 @@
 """grpclib's server stream, client stream and channel, with names for what is read of them."""
 
 import math
+import struct
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any, Generic, TypeVar, cast
 
 import grpclib.client
@@ -76,6 +79,30 @@ class ServerCallStream(grpclib.server.Stream[R, S], Generic[R, S]):
         """Show an arrived message to the listeners."""
         (message,) = await self._dispatch.recv_message(message)
         return message
+
+    async def send_with_tail(
+        self, message: S, tail_bytes: int, tail: AsyncGenerator[bytes, None]
+    ) -> None:
+        """Send one message whose encoding ends with ``tail``, which has just ``tail_bytes``, and
+        close that.
+
+        Raises ValueError where it has more or less; the message is then not whole.
+        """
+        if not self._send_initial_metadata_done:
+            await self.send_initial_metadata()
+        encoded = self._codec.encode(message, self._send_type)
+        prefix = struct.pack(">BI", 0, len(encoded) + tail_bytes)
+        await self.h2_stream.send_data(prefix + encoded)
+        left = tail_bytes
+        async with aclosing(tail):
+            async for chunk in tail:
+                left -= len(chunk)
+                if left < 0:
+                    break
+                await self.h2_stream.send_data(chunk)
+        if left:
+            raise ValueError(f"a reply of {tail_bytes} bytes has {tail_bytes - left}")
+        self._send_message_done = True
 
 
 class ClientCallStream(grpclib.client.Stream[S, R], Generic[S, R]):

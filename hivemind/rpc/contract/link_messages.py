@@ -7,12 +7,15 @@ import betterproto2
 
 from hivemind._pb.hivemind import v1
 from hivemind.core.messages import (
+    MOST_KEYS,
+    MOST_REVOKED,
     Acknowledged,
     Assignment,
     AttemptRef,
     DrainNotice,
     FinishedReport,
     Hello,
+    Keyring,
     KillOrder,
     MasterItem,
     OutputHeld,
@@ -24,7 +27,15 @@ from hivemind.core.messages import (
     Welcome,
     WorkerItem,
 )
-from hivemind.core.records import Capabilities, Ending, Outcome, Reason, RefusalKind, Vitals
+from hivemind.core.records import (
+    Capabilities,
+    Ending,
+    Outcome,
+    Reason,
+    RefusalKind,
+    RevokedToken,
+    Vitals,
+)
 from hivemind.rpc.contract.faults import MalformedMessage
 from hivemind.rpc.contract.nodes import (
     capacity_from_wire,
@@ -57,6 +68,8 @@ would make a success of some."""
 
 _LABEL_CHARACTERS = 200
 
+_KEY_BYTES = 32
+
 
 def _label(text: str) -> str:
     """What a node calls something of its own: kept in memory, and shown to everybody."""
@@ -87,6 +100,7 @@ def _hello_to_wire(hello: Hello) -> v1.Hello:
         sandbox=capabilities.sandbox,
         held=[_ref_to_wire(ref) for ref in hello.held],
         draining=hello.draining,
+        address=capabilities.address,
     )
 
 
@@ -101,6 +115,7 @@ def _hello_from_wire(wire: v1.Hello) -> Hello:
             version=_label(wire.version),
             limits=_label(wire.limits),
             sandbox=_label(wire.sandbox),
+            address=_label(wire.address),
         ),
         held=tuple(_ref_from_wire(ref) for ref in wire.held),
         draining=wire.draining,
@@ -161,6 +176,35 @@ def finished_from_wire(wire: v1.Finished) -> FinishedReport:
         ),
         output_bytes=wire.output_bytes,
         result=wire.result,
+    )
+
+
+def _keyring_to_wire(keyring: Keyring) -> v1.Keyring:
+    return v1.Keyring(
+        verify_keys=list(keyring.verify_keys),
+        revoked=[
+            v1.RevokedToken(token_id=token.token_id, expires_at=token.expires_at)
+            for token in keyring.revoked
+        ],
+        distrust_until=keyring.distrust_until,
+    )
+
+
+def _keyring_from_wire(wire: v1.Keyring) -> Keyring:
+    """Raises MalformedMessage for more than a node keeps, and for what is no key."""
+    if len(wire.verify_keys) > MOST_KEYS or len(wire.revoked) > MOST_REVOKED:
+        raise MalformedMessage(
+            f"a keyring has up to {MOST_KEYS} keys and {MOST_REVOKED} revoked tokens"
+        )
+    if any(len(key) != _KEY_BYTES for key in wire.verify_keys):
+        raise MalformedMessage(f"a verification key has {_KEY_BYTES} bytes")
+    return Keyring(
+        verify_keys=tuple(wire.verify_keys),
+        revoked=tuple(
+            RevokedToken(token_id=token.token_id, expires_at=token.expires_at)
+            for token in wire.revoked
+        ),
+        distrust_until=wire.distrust_until,
     )
 
 
@@ -248,6 +292,7 @@ def master_item_to_wire(item: MasterItem) -> v1.MasterItem:
                     ],
                     unwanted=[_ref_to_wire(ref) for ref in item.unwanted],
                     epoch=item.epoch,
+                    keyring=None if item.keyring is None else _keyring_to_wire(item.keyring),
                 )
             )
         case Assignment():
@@ -278,6 +323,8 @@ def master_item_to_wire(item: MasterItem) -> v1.MasterItem:
             )
         case DrainNotice():
             return v1.MasterItem(drain=v1.Drain())
+        case Keyring():
+            return v1.MasterItem(keyring=_keyring_to_wire(item))
         case _:
             assert_never(item)
 
@@ -296,6 +343,7 @@ def master_item_from_wire(wire: v1.MasterItem) -> MasterItem:
                 ),
                 unwanted=tuple(_ref_from_wire(ref) for ref in value.unwanted),
                 epoch=value.epoch,
+                keyring=None if value.keyring is None else _keyring_from_wire(value.keyring),
             )
         case v1.Assign():
             return Assignment(
@@ -317,5 +365,7 @@ def master_item_from_wire(wire: v1.MasterItem) -> MasterItem:
             return Acknowledged(AttemptRef(value.task_id, value.attempt), value.seq)
         case v1.Drain():
             return DrainNotice()
+        case v1.Keyring():
+            return _keyring_from_wire(value)
         case _:
             raise MalformedMessage("an item from the master is empty or unknown here")

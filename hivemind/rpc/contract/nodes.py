@@ -18,6 +18,18 @@ class NodeHandlers(Protocol):
         """A page of nodes, by id."""
         ...
 
+    async def drain(self, caller: Principal, node: str) -> NodeView:
+        """Give the node of this id or name nothing more."""
+        ...
+
+    async def resume(self, caller: Principal, node: str) -> NodeView:
+        """Give it work again."""
+        ...
+
+    async def forget(self, caller: Principal, node: str) -> str:
+        """Strike it off the pool's list; its id."""
+        ...
+
 
 def capacity_to_wire(capacity: Capacity) -> v1.Capacity:
     """Field by field."""
@@ -92,6 +104,9 @@ def _node_to_wire(node: NodeView) -> v1.NodeView:
         last_seen_at=node.last_seen_at,
         hostname=node.hostname,
         version=node.version,
+        address=node.address,
+        port=node.port,
+        unconfirmed=node.unconfirmed,
     )
 
 
@@ -113,6 +128,9 @@ def _node_from_wire(wire: v1.NodeView) -> NodeView:
         last_seen_at=wire.last_seen_at,
         hostname=wire.hostname,
         version=wire.version,
+        address=wire.address,
+        port=wire.port,
+        unconfirmed=wire.unconfirmed,
     )
 
 
@@ -127,6 +145,18 @@ class _NodesService(v1.NodesBase):
         return v1.ListNodesResponse(
             nodes=[_node_to_wire(node) for node in page.nodes], next_cursor=page.next_cursor
         )
+
+    async def drain_node(self, message: v1.DrainNodeRequest) -> v1.DrainNodeResponse:
+        node = await self._handlers.drain(current_account(), message.node)
+        return v1.DrainNodeResponse(node=_node_to_wire(node))
+
+    async def resume_node(self, message: v1.ResumeNodeRequest) -> v1.ResumeNodeResponse:
+        node = await self._handlers.resume(current_account(), message.node)
+        return v1.ResumeNodeResponse(node=_node_to_wire(node))
+
+    async def forget_node(self, message: v1.ForgetNodeRequest) -> v1.ForgetNodeResponse:
+        node_id = await self._handlers.forget(current_account(), message.node)
+        return v1.ForgetNodeResponse(node_id=node_id)
 
 
 def serve_nodes(handlers: NodeHandlers) -> v1.NodesBase:
@@ -147,3 +177,18 @@ class NodesClient:
             nodes=tuple(_node_from_wire(wire) for wire in reply.nodes),
             next_cursor=reply.next_cursor,
         )
+
+    async def drain(self, node: str) -> NodeView:
+        """Have the node of this id or name given nothing more. Raises the RpcError family."""
+        reply = await self._stub.drain_node(v1.DrainNodeRequest(node=node))
+        return _node_from_wire(reply.node or v1.NodeView())
+
+    async def resume(self, node: str) -> NodeView:
+        """Have it given work again. Raises the RpcError family."""
+        reply = await self._stub.resume_node(v1.ResumeNodeRequest(node=node))
+        return _node_from_wire(reply.node or v1.NodeView())
+
+    async def forget(self, node: str) -> str:
+        """Have it struck off the pool's list; its id. Raises the RpcError family."""
+        reply = await self._stub.forget_node(v1.ForgetNodeRequest(node=node))
+        return reply.node_id

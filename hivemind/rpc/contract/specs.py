@@ -46,6 +46,9 @@ def requirements_to_wire(needs: Requirements) -> v1.Requirements:
         gpu_memory_bytes=needs.gpu_memory_bytes,
         gpu_name=needs.gpu_name,
         location=needs.location,
+        only_account=needs.only_account,
+        least_trust=needs.least_trust,
+        pushable=needs.pushable,
     )
 
 
@@ -61,6 +64,9 @@ def requirements_from_wire(wire: v1.Requirements | None) -> Requirements:
         gpu_memory_bytes=wire.gpu_memory_bytes,
         gpu_name=wire.gpu_name,
         location=wire.location,
+        only_account=wire.only_account,
+        least_trust=wire.least_trust,
+        pushable=wire.pushable,
     )
 
 

@@ -56,6 +56,7 @@ def task_to_wire(task: Task) -> v1.Task:
         submitted_at=task.submitted_at,
         started_at=task.started_at,
         finished_at=task.finished_at,
+        unconfirmed=task.unconfirmed,
     )
 
 
@@ -89,6 +90,7 @@ def task_from_wire(wire: v1.Task | None) -> Task:
         submitted_at=wire.submitted_at,
         started_at=wire.started_at,
         finished_at=wire.finished_at,
+        unconfirmed=wire.unconfirmed,
     )
 
 
@@ -148,6 +150,8 @@ def attempt_to_wire(attempt: Attempt) -> v1.Attempt:
         exit_code=attempt.exit_code,
         usage=usage_to_wire(attempt.usage),
         result_bytes=attempt.result_bytes,
+        raw_result=attempt.raw_result,
+        unconfirmed=attempt.unconfirmed,
     )
 
 
@@ -167,6 +171,8 @@ def attempt_from_wire(task_id: str, wire: v1.Attempt) -> Attempt:
         exit_code=wire.exit_code,
         usage=usage_from_wire(wire.usage),
         result_bytes=wire.result_bytes,
+        raw_result=wire.raw_result,
+        unconfirmed=wire.unconfirmed,
     )
 
 
@@ -228,12 +234,16 @@ def submission_to_wire(submission: Submission) -> v1.SubmitHeader:
             network=ask.network or "",
             seccomp=ask.seccomp or "",
             reuse=ask.reuse or "",
+            least_trust=ask.least_trust,
+            max_ucpt=ask.max_ucpt,
         ),
         name=submission.name,
         client_id=submission.client_id,
         client_key=submission.client_key,
         has_stdin=submission.has_stdin,
         outputs=list(submission.outputs),
+        payload_bytes=submission.payload_bytes,
+        stdin_bytes=submission.stdin_bytes,
     )
 
 
@@ -272,12 +282,16 @@ def submission_from_wire(header: v1.SubmitHeader) -> Submission:
             network=mode_from_wire(Network, ask.network) if ask.network else None,
             seccomp=mode_from_wire(Seccomp, ask.seccomp) if ask.seccomp else None,
             reuse=mode_from_wire(Reuse, ask.reuse) if ask.reuse else None,
+            least_trust=ask.least_trust,
+            max_ucpt=ask.max_ucpt,
         ),
         name=header.name,
         client_id=header.client_id,
         client_key=header.client_key,
         has_stdin=header.has_stdin,
         outputs=tuple(header.outputs),
+        payload_bytes=header.payload_bytes,
+        stdin_bytes=header.stdin_bytes,
     )
 
 

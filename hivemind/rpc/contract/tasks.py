@@ -17,6 +17,7 @@ from hivemind.core.messages import (
     WatchItem,
     WatchQuery,
 )
+from hivemind.core.prices import Means, Quote
 from hivemind.core.records import Task
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.channel import Channel
@@ -68,6 +69,10 @@ class TaskHandlers(Protocol):
 
     async def explain(self, caller: Principal, task_id: str) -> Explanation:
         """Why the task is where it is."""
+        ...
+
+    async def quote(self, caller: Principal, submission: Submission) -> Quote:
+        """What a task like this would cost; nothing is submitted."""
         ...
 
 
@@ -139,6 +144,19 @@ class _TasksService(v1.TasksBase):
                 v1.Cause(kind=cause.kind, text=cause.text, count=cause.count)
                 for cause in explanation.causes
             ],
+        )
+
+    async def quote(self, message: v1.QuoteRequest) -> v1.QuoteResponse:
+        if message.header is None:
+            raise MalformedMessage("a quote needs the header of a submit")
+        quote = await self._handlers.quote(current_account(), submission_from_wire(message.header))
+        return v1.QuoteResponse(
+            rate_ucpt=quote.rate_ucpt,
+            most_ucpt=quote.most_ucpt,
+            balance_ucpt=quote.balance_ucpt,
+            means=quote.means.value,
+            wall_s=quote.wall_s,
+            retries=quote.retries,
         )
 
 
@@ -231,6 +249,24 @@ class TasksClient:
                 Cause(kind=_cause_kind(cause.kind), text=cause.text, count=cause.count)
                 for cause in reply.causes
             ),
+        )
+
+    async def quote(self, submission: Submission) -> Quote:
+        """What a task like this would cost; nothing is submitted."""
+        reply = await self._stub.quote(v1.QuoteRequest(header=submission_to_wire(submission)))
+        try:
+            means = Means(reply.means)
+        except ValueError as error:
+            raise MalformedMessage(
+                f"means {reply.means!r} are unknown; is this client too old?"
+            ) from error
+        return Quote(
+            rate_ucpt=reply.rate_ucpt,
+            most_ucpt=reply.most_ucpt,
+            balance_ucpt=reply.balance_ucpt,
+            means=means,
+            wall_s=reply.wall_s,
+            retries=reply.retries,
         )
 
 
