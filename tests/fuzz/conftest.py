@@ -1,5 +1,6 @@
 """One pool for all: a master and a worker as processes of their own, and what is seen of them."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from hivemind.settings.credentials import read_credentials
 from hivemind.worker.dial import Dial
-from hivemind.worker.identity import IdentityFolder, join
+from hivemind.worker.identity import Identity, IdentityFolder, join
 from tests.fuzz.peer import Sent, exchange, prefixed
 from tests.pool import Daemon, Pool, open_pool_folder
 
@@ -22,6 +23,8 @@ _KINDS = {"suppress_health_check": list(HealthCheck), "deadline": None, "databas
 settings.register_profile("fuzz", max_examples=500, **_KINDS)
 settings.register_profile("bounded", max_examples=8, derandomize=True, **_KINDS)
 
+WHOAMI = "/hivemind.v1.Accounts/WhoAmI"
+FETCH = "/hivemind.v1.Link/FetchPayload"
 HEALTH = Sent("/grpc.health.v1.Health/Check", prefixed(b""), timeout="15S")
 
 
@@ -38,10 +41,17 @@ class Watched:
     daemon: Daemon
     tokens: dict[str, str | None]
     """Who calls, by kind; None is nobody."""
-    rss_bytes: int
-    texts: tuple[str, ...] = ()
+    node: Identity
+    """Whose token is "node"."""
+    texts: tuple[str, ...]
     """Names of things that are there: a task, a node."""
-    log_size: int = 0
+    rss_bytes: int = attrs.field(init=False)
+    """When it was first looked at."""
+    log_size: int = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.rss_bytes = self.daemon.rss_bytes()
+        self.log_size = len(self.daemon.log.read_text(errors="replace"))
 
     @property
     def port(self) -> int:
@@ -63,6 +73,17 @@ class Watched:
         assert not re.search(r"\[(error|critical) ", new), new
         assert new.count("\n") <= most_lines, new
 
+    async def check_tokens(self) -> None:
+        """Whoever was known is known still: else only the refusal of strangers would be tried."""
+        self.tokens["node"] = await self.node.token()  # good for minutes; another by then
+        asked = {"ann": WHOAMI, "admin": WHOAMI, "node": FETCH}
+        sent = [
+            Sent(path, prefixed(b""), self.tokens[kind], timeout="15S")
+            for kind, path in asked.items()
+        ]
+        replies = await exchange(self.port, sent)
+        assert [reply.grpc_status for reply in replies] == [0, 0, 7], replies
+
     def check_memory(self) -> None:
         """It holds no more than a bounded amount above what it began with."""
         growth = self.daemon.rss_bytes() - self.rss_bytes
@@ -71,12 +92,6 @@ class Watched:
     def descriptors(self) -> int:
         """How many files and sockets it has open."""
         return len(list(Path(f"/proc/{self.daemon.pid}/fd").iterdir()))
-
-
-def watched(daemon: Daemon, tokens: dict[str, str | None], texts: tuple[str, ...]) -> Watched:
-    """From now on."""
-    size = len(daemon.log.read_text(errors="replace"))
-    return Watched(daemon, tokens, daemon.rss_bytes(), texts, size)
 
 
 @pytest.fixture(scope="package")
@@ -88,11 +103,21 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 
 @pytest.fixture(scope="package")
 def master(pool: Pool) -> Watched:
-    """A master, and tokens of its admin, of an account, and of nobody."""
-    daemon = pool.master()
+    """A master, and tokens of its admin, of an account, of a node, and of nobody."""
+    return trio.run(start_master, pool, "master")
+
+
+@pytest.fixture(scope="package")
+def spare(pool: Pool) -> Watched:
+    """Another, for what ends tokens and takes nodes away: nobody else would get far there."""
+    return trio.run(start_master, pool, "spare")
+
+
+async def start_master(pool: Pool, name: str) -> Watched:
+    daemon = pool.master(home=name)
     admin = read_credentials(daemon.home)
     assert admin is not None
-    home = pool.root / "ann"
+    home = pool.root / f"{name}-ann"
     for verb in ("register", "login"):
         done = pool.cli(
             *("account", verb, "ann", "--password-stdin"),
@@ -104,30 +129,35 @@ def master(pool: Pool) -> Watched:
     ann = read_credentials(home / "login")
     assert ann is not None
     task = pool.cli("submit", "--", "true", home=home).stdout.decode().strip()
-    node_id, node_token = trio.run(enrol, pool, daemon)
+    node = await enrol(pool, daemon)
     tokens = {
         "none": None,
         "bad": ann.token[:-4] + "AAAA",
         "ann": ann.token,
         "admin": admin.token,
-        "node": node_token,
+        "node": await node.token(),
     }
-    return watched(daemon, tokens, (task, node_id))
+    return Watched(daemon, tokens, node, (task, node.membership.node_id))
 
 
-async def enrol(pool: Pool, daemon: Daemon) -> tuple[str, str]:
-    """The id and a token of a node that is nobody but this test."""
+async def enrol(pool: Pool, daemon: Daemon) -> Identity:
+    """A node that is nobody but this test."""
     host, _, port = daemon.address.rpartition(":")
-    folder = pool.root / "node"
+    folder = pool.root / f"{daemon.home.name}-node"
     folder.mkdir()
     dial = Dial(host=host, port=int(port))
     token = pool.join_token(daemon)
-    identity = await join(dial, IdentityFolder(folder), name="fuzz", join_token=token)
-    return identity.membership.node_id, await identity.token()
+    return await join(dial, IdentityFolder(folder), name="fuzz", join_token=token)
 
 
 @pytest.fixture(scope="package")
 def worker(pool: Pool, master: Watched) -> Watched:
-    """The worker of that master, which serves at a port of its own."""
+    """The worker of that master, which serves at a port of its own; a guest may call it there."""
+    home = master.daemon.home
     daemon = pool.worker(master.daemon, "--slots", "1", "--join", pool.join_token(master.daemon))
-    return watched(daemon, master.tokens, master.texts)
+    nodes = json.loads(pool.cli("nodes", "--json", home=home).stdout)["nodes"]
+    (node_id,) = (one["id"] for one in nodes if one["id"] not in master.texts)
+    guest = pool.cli("account", "token", "--node", node_id, home=home).stdout.decode().strip()
+    assert guest
+    tokens = master.tokens | {"guest": guest}
+    return Watched(daemon, tokens, master.node, (*master.texts, node_id))
