@@ -8,13 +8,16 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hivemind._pb import nodepool, taskworker
 from hivemind._pb.hivemind import v1
 from tests.fuzz.conftest import Watched, bounded
 from tests.fuzz.peer import Sent, exchange, prefixed
 from tests.fuzz.schema import with_byte
-from tests.fuzz.test_messages import check_replies
+from tests.fuzz.test_messages import check_replies, timeout_of
 
 TASKS, LINK = "/hivemind.v1.Tasks/", "/hivemind.v1.Link/"
+PUBLIC = "/nodepool.MasterNodeService/"
+DIRECT = "/taskworker.TaskWorkerService/"
 
 
 def stream(*messages: betterproto2.Message) -> bytes:
@@ -67,6 +70,43 @@ def conversations(task_id: str) -> dict[str, tuple[str, bytes]]:
         f"{TASKS}Download": ("ann", stream(v1.DownloadRequest(task_id=task_id))),
         f"{TASKS}List": ("admin", stream(v1.ListRequest(account="*", all=True))),
         f"{TASKS}Explain": ("ann", stream(v1.ExplainRequest(task_id=task_id))),
+        f"{TASKS}Quote": ("ann", stream(v1.QuoteRequest(header=header))),
+        "/hivemind.v1.Credits/Transfer": (
+            "ann",
+            stream(v1.TransferRequest(receiver="admin", amount_ucpt=1, key="k", memo="m")),
+        ),
+        "/nodepool.UserService/Transfer": (
+            "ann",
+            stream(nodepool.TransferRequest(receiver_username="admin", amount=1)),
+        ),
+        f"{PUBLIC}UploadTask": (
+            "ann",
+            stream(
+                nodepool.UploadTaskRequest(task_id="mine", task_data=b"print(1)", user_id="ann")
+            ),
+        ),
+        f"{PUBLIC}GetTaskResult": ("ann", stream(nodepool.GetTaskResultRequest(task_id=task_id))),
+        f"{PUBLIC}GetTaskLogs": ("ann", stream(nodepool.GetTaskLogsRequest(task_id=task_id))),
+        "/nodepool.NodeManagerService/RegisterWorkerNode": (
+            "ann",
+            stream(
+                nodepool.RegisterWorkerNodeRequest(
+                    node_id="pushed", hostname="127.0.0.1", port=9, cpu_cores=1, memory_gb=1
+                )
+            ),
+        ),
+        "/nodepool.NodeManagerService/ReportStatus": (
+            "ann",
+            stream(nodepool.ReportStatusRequest(node_id="pushed", status="online")),
+        ),
+        f"{PUBLIC}StoreOutput": (
+            "ann",
+            stream(nodepool.StoreOutputRequest(task_id=task_id, output="x", sequence=1)),
+        ),
+        f"{PUBLIC}TaskCompleted": (
+            "ann",
+            stream(nodepool.TaskCompletedRequest(task_id=task_id, node_id="pushed", success=True)),
+        ),
         f"{LINK}FinishWithResult": (
             "node",
             stream(
@@ -92,28 +132,45 @@ def spoilt(whole: bytes) -> st.SearchStrategy[bytes]:
     )
 
 
-@pytest.fixture(scope="module")
-def meant(master: Watched) -> dict[str, tuple[str, bytes]]:
-    """With a task of the master's."""
-    return conversations(master.texts[0])
+def direct() -> dict[str, bytes]:
+    """What a worker acts on where it is called directly."""
+    script = taskworker.ExecuteTaskRequest(
+        task_id="direct", task_type="python", task_data=b"print(1)", parameters={"args": "1"}
+    )
+    return {
+        f"{DIRECT}ExecuteTask": stream(script),
+        f"{DIRECT}GetTaskStatus": stream(taskworker.GetTaskStatusRequest(task_id="direct")),
+        f"{DIRECT}CancelTask": stream(taskworker.CancelTaskRequest(task_id="direct")),
+    }
 
 
-@pytest.mark.parametrize("kind", conversations(""))
-def test_what_almost_makes_sense_is_answered_with_a_proper_status(
-    master: Watched, meant: dict[str, tuple[str, bytes]], kind: str
-) -> None:
-    who, whole = meant[kind]
-    method = kind.split()[0]
+def converse(watched: Watched, method: str, who: str, whole: bytes) -> None:
+    timeout = timeout_of(method)
 
     @bounded()
     @given(st.lists(spoilt(whole), min_size=1, max_size=4))
     def each_is_answered(streams: Sequence[bytes]) -> None:
-        sent = [Sent(method, one, master.tokens[who]) for one in streams]
+        sent = [Sent(method, one, watched.tokens[who], timeout=timeout) for one in streams]
         # A node's newer link ends its older one: its conversations come one by one.
         batches = [[one] for one in sent] if who == "node" else [sent]
         for batch in batches:
-            check_replies(master, method, trio.run(exchange, master.port, batch))
+            check_replies(watched, method, trio.run(exchange, watched.port, batch))
 
     each_is_answered()
-    trio.run(master.check_health)
-    master.check_memory()
+    trio.run(watched.check_health)
+    watched.check_memory()
+
+
+@pytest.mark.parametrize("kind", conversations(""))
+def test_what_almost_makes_sense_is_answered_with_a_proper_status(
+    master: Watched, kind: str
+) -> None:
+    who, whole = conversations(master.texts[0])[kind]
+    converse(master, kind.split()[0], who, whole)
+
+
+@pytest.mark.parametrize("method", direct())
+def test_a_worker_that_is_called_directly_answers_with_a_proper_status(
+    worker: Watched, method: str
+) -> None:
+    converse(worker, method, "guest", direct()[method])
