@@ -76,6 +76,6 @@ bench *ARGS:
 conformance *ARGS:
     pytest tests/conformance "$@"
 
-# anything at all against the daemons' ports, for half an hour or so
+# real daemons against callers that send anything, for long; a small part of it is in `just test`
 fuzz *ARGS:
-    pytest tests/fuzz --hypothesis-profile=fuzz "$@"
+    pytest tests/fuzz --hypothesis-profile fuzz "$@"
