@@ -182,7 +182,6 @@ async def test_half_open_connections_hold_nobody_up_and_little_memory(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 async def test_half_open_connections_are_hung_up_on_in_time(master: Watched) -> None:
     async with AsyncExitStack() as stack:
         streams = []
