@@ -229,7 +229,7 @@ async def test_what_was_earned_before_survives_a_restart_of_the_master(
 
 @pytest.mark.parametrize("moment", Moment)
 async def test_an_end_whose_commit_fails_is_settled_once_when_it_is_reported_again(
-    market: Market, moment: Moment
+    market: Market, moment: Moment, autojump_clock: MockClock
 ) -> None:
     await market.submit()
     await market.start(for_s=60.0)
