@@ -25,6 +25,10 @@ async def refusal_of(call: Any) -> RemoteError:
     return refusal.value
 
 
+def waiting_commands(pool: Pool) -> int:
+    return pool.reactor._receive.statistics().current_buffer_used
+
+
 async def balance(pool: Pool, name: str) -> int:
     await check(pool.reactor, pool.store)
     return pool.reactor.cluster.balances[f"user/{name}"]
@@ -106,8 +110,16 @@ async def test_a_repeated_submit_is_the_same_task_although_the_first_took_all_th
             ids.append(await submit(client, ask=ask, client_key="k"))
 
         async with trio.open_nursery() as nursery:
-            for _ in range(5):
+            store.gate = trio.Event()
+            nursery.start_soon(send)
+            await until(lambda: store.is_held)
+            # While the first is on its way to the disk, others look, and find no such task.
+            for _ in range(4):
                 nursery.start_soon(send)
+            await until(lambda: waiting_commands(pool) == 4)
+            gate, store.gate = store.gate, None
+            gate.set()
+        assert len(ids) == 5
         assert len(set(ids)) == 1
         assert await submit(client, ask=ask, client_key="k") == ids[0]
         assert await balance(pool, "bob") == 0
