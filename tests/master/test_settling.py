@@ -200,6 +200,14 @@ async def test_a_node_that_comes_back_without_an_attempt_is_scheduled_by_its_low
     assert market.trust() == 40
 
 
+async def test_what_a_node_loses_at_once_costs_its_trust_once(market: Market) -> None:
+    for number in range(4):
+        await market.submit(f"t{number}")
+        await market.run(report("n1", started(f"t{number}")))
+    await market.run(join("n1", 4))
+    assert market.trust() == 40
+
+
 async def test_many_lost_attempts_never_cost_more_than_was_held(market: Market) -> None:
     await market.submit(wall_s=60.0)
     for attempt in range(1, RULES.crash_limit + 1):
