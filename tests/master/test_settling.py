@@ -111,7 +111,7 @@ async def open_market(*, owner: str = "bob") -> AsyncIterator[Market]:
 
 
 @pytest.fixture
-async def market() -> AsyncIterator[Market]:
+async def market(autojump_clock: MockClock) -> AsyncIterator[Market]:
     async with open_market() as opened:
         yield opened
 
@@ -196,6 +196,14 @@ async def test_a_node_that_comes_back_without_an_attempt_is_scheduled_by_its_low
 ) -> None:
     await market.submit()
     await market.start()
+    await market.run(join("n1", 4))
+    assert market.trust() == 40
+
+
+async def test_what_a_node_loses_at_once_costs_its_trust_once(market: Market) -> None:
+    for number in range(4):
+        await market.submit(f"t{number}")
+        await market.run(report("n1", started(f"t{number}")))
     await market.run(join("n1", 4))
     assert market.trust() == 40
 
