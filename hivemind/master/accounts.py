@@ -54,7 +54,6 @@ class Accounts:
 
     async def register(self, peer: str, name: str, password: str, invite: str) -> None:
         """Make an account of role user. Raises NamedFault or CallRefused."""
-        self._rates.check("register", peer.rpartition(":")[0])
         try:
             check_account_name(name)
         except CoreError as error:
@@ -64,6 +63,8 @@ class Accounts:
                 f"a password has {MIN_PASSWORD_CHARS} characters or more,"
                 f" and at most {MAX_PASSWORD_BYTES} bytes"
             )
+        # What cannot be a name or a password is told to a person who mistypes, as often as that is.
+        self._rates.check("register", peer.rpartition(":")[0])
         digest = None
         if not self._is_open():
             if not invite:
