@@ -87,7 +87,7 @@ def test_what_the_readme_says_of_cpt_runs_as_written(pool: Pool, folder: Path) -
     login = ("account", "login", "ann", "--password-stdin")
     at_home = {"HIVEMIND_MASTER": up.address}
     pool.cli(*login, home=ann, stdin=b"a long password", environment=at_home)
-    done = shell(block("CPT").replace("NAME", "admin"), home=ann, folder=folder)
+    done = shell(block("CPT and trust").replace("NAME", "admin"), home=ann, folder=folder)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "20 CPT at most: 2 CPT a minute for up to 10m; you have 100 CPT"
