@@ -6,7 +6,7 @@ import trio
 
 from hivemind.core.errors import CoreError
 from hivemind.core.messages import NodeInfo
-from hivemind.core.records import Node
+from hivemind.core.records import Capabilities, Node
 from hivemind.core.registration import Intent, Registration, check_node_id, check_registration
 from hivemind.core.reports import Answer, StatusSaid
 from hivemind.core.sizes import format_duration
@@ -18,8 +18,9 @@ from hivemind.master.reactor import Reactor
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.contract.faults import NamedFault, denied, invalid
 from hivemind.rpc.errors import ErrorCode
+from hivemind.rpc.plaintext import is_loopback
 from hivemind.rpc.tokens import MASTER_AUDIENCE
-from hivemind.settings.daemon import format_address
+from hivemind.settings.daemon import BadAddress, format_address, parse_address
 
 _GIB = 1024**3
 _AT_ONCE = 100
@@ -164,9 +165,10 @@ class PublicNodes:
                 said = Registration(hostname="", port=0, cpu_cores=0, memory_gb=0)
             else:
                 capacity = state.capacity
+                hostname, port = _where(state.capabilities)
                 said = Registration(
-                    hostname=state.capabilities.hostname,
-                    port=0,
+                    hostname=hostname,
+                    port=port,
                     cpu_cores=capacity.cpu_millis // 1000,
                     memory_gb=capacity.memory_bytes // _GIB,
                     gpu_memory_gb=capacity.gpu_memory_bytes // _GIB,
@@ -177,3 +179,13 @@ class PublicNodes:
         return NodeInfo(
             node_id=node.id, said=said, trust=self._trust_of(node), last_seen_at=seen.at
         )
+
+
+def _where(worker: Capabilities) -> tuple[str, int]:
+    """Where a worker that dials the master can be called itself; port 0 where it does not tell."""
+    try:
+        host, port = parse_address(worker.address)
+    except BadAddress:
+        return worker.hostname, 0
+    # Loopback is another machine for whoever reads this elsewhere.
+    return worker.hostname if is_loopback(host) else host, port

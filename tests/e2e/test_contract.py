@@ -274,6 +274,20 @@ def test_a_listing_does_not_say_that_a_node_which_is_away_has_no_sandbox(
     assert ends["unsafe"].endswith("its own, no sandbox")
 
 
+def test_a_worker_that_dials_the_master_is_listed_with_its_port(
+    ann: Peer, worker_address: str
+) -> None:
+    (port,) = [node["port"] for node in ann.nodes().values() if node["hostname"] != HOST_AWAY]
+    assert port == int(worker_address.rpartition(":")[2])
+
+
+def test_what_needs_a_node_that_is_away_says_so(ann: Peer) -> None:
+    ann.call("NodeManagerService/RegisterWorkerNode", **AWAY)
+    said = ann.call("v1/Nodes/DrainNode", node=AWAY["node_id"])
+    assert (said["status"], said["code"]) == ("UNAVAILABLE", "2002")
+    assert str(said["message"]).startswith("NODE_OFFLINE: node worker-001 is away")
+
+
 def test_a_text_that_is_not_utf_8_is_told_as_such(up: Daemon) -> None:
     with grpc.insecure_channel(up.address) as channel:
         login = channel.unary_unary("/nodepool.UserService/Login")
@@ -295,9 +309,10 @@ def test_a_name_that_cannot_be_costs_no_try(folder: Pool, stubs: Path) -> None:
         peer.log_in("carl")
 
 
+HOST_AWAY = "192.168.1.100"
 AWAY = {
     "node_id": "worker-001",
-    "hostname": "192.168.1.100",
+    "hostname": HOST_AWAY,
     "cpu_cores": 8,
     "memory_gb": 16,
     "port": 50052,
