@@ -121,6 +121,7 @@ def test_a_role_and_a_new_key_are_an_admins_to_give(bank: Bank) -> None:
     assert b"log in" in stale.stderr
 
 
+@pytest.mark.slow
 def test_a_provider_earns_what_ran_and_the_rest_comes_back(pool: Pool, stubs: Path) -> None:
     bank = open_bank(pool, stubs)
     total = sum(map(bank.ucpt, ("ann", "bob", "admin")))
