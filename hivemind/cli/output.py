@@ -290,7 +290,9 @@ class _HumanOutput:
 
 def _limits(node: "NodeView") -> str:
     limits = "its own" if node.port else node.limits
-    return limits if node.sandbox == "enabled" else f"{limits}, no sandbox"
+    # Of a worker that is away nothing is known; one with an address that said nothing has none.
+    is_unknown = not node.sandbox and not node.port
+    return limits if node.sandbox == "enabled" or is_unknown else f"{limits}, no sandbox"
 
 
 def _state(task: "Task") -> str:

@@ -115,6 +115,7 @@ class _Sorted:
         owner = needs.only_account
         own = [node for node in self.able if owner in {"", node.account}]
         self._others = len(self.able) - len(own)
+        self._owns_one = bool(own)
         allowed = [node for node in own if node.may_have(needs)]
         self._too_little_trusted = len(own) - len(allowed)
         self._barred = [bars[node.id] for node in allowed if node.id in bars]
@@ -134,7 +135,8 @@ class _Sorted:
             owner = self._needs.only_account
             text = (
                 f"it costs nothing, so that it runs on nodes of {owner} alone: "
-                f"{_number(self._others)} not"
+                + ("" if self._owns_one else "none of them takes work now, and ")
+                + f"{_number(self._others)} somebody else's"
             )
             yield Cause(CauseKind.NOT_OWN, text, self._others)
         if self._too_little_trusted:

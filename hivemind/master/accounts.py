@@ -54,7 +54,6 @@ class Accounts:
 
     async def register(self, peer: str, name: str, password: str, invite: str) -> None:
         """Make an account of role user. Raises NamedFault or CallRefused."""
-        self._rates.check("register", peer.rpartition(":")[0])
         try:
             check_account_name(name)
         except CoreError as error:
@@ -64,6 +63,8 @@ class Accounts:
                 f"a password has {MIN_PASSWORD_CHARS} characters or more,"
                 f" and at most {MAX_PASSWORD_BYTES} bytes"
             )
+        # What cannot be a name or a password is told to a person who mistypes, as often as that is.
+        self._rates.check("register", peer.rpartition(":")[0])
         digest = None
         if not self._is_open():
             if not invite:
@@ -139,12 +140,17 @@ class Accounts:
         cluster = self._reactor.cluster
         node = cluster.nodes.get(node_id)
         if node is None:
-            raise NamedFault(ErrorCode.NODE_NOT_FOUND, f"no node {node_id[:64]!a} is of this pool")
+            raise NamedFault(
+                ErrorCode.NODE_NOT_FOUND, f"no node {node_id[:64]!a}; `hivemind nodes` lists them"
+            )
         if node.account != caller.account:
             raise denied(f"no node {node.id} of yours", ErrorCode.NODE_NOT_FOUND)
         guest = cluster.accounts.get(account or caller.account)
         if guest is None:
-            raise NamedFault(ErrorCode.USER_NOT_FOUND, f"there is no account {account[:64]!a}")
+            raise NamedFault(
+                ErrorCode.USER_NOT_FOUND,
+                f"no account {account[:64]!a} is in this pool; check its name",
+            )
         lasts_s = ttl_s or self._rules().token_ttl_s
         text = self._authority.direct_token(guest, node, lasts_s)
         return Secret(text=text, expires_at=self._clock() + lasts_s)

@@ -374,7 +374,9 @@ def set_role(turn: Turn, name: str, role: Role) -> Account:
     """Let an account do more, or less. Raises NamedFault, and CallRefused for the last admin."""
     account = turn.account(name)
     if account is None:
-        raise NamedFault(ErrorCode.USER_NOT_FOUND, f"no account {name[:32]!a} is in this pool")
+        raise NamedFault(
+            ErrorCode.USER_NOT_FOUND, f"no account {name[:32]!a} is in this pool; check its name"
+        )
     if account.role is Role.ADMIN and role is not Role.ADMIN and turn.admins() == 1:
         raise not_now(f"account {name} is the last admin; make another one first")
     changed = attrs.evolve(account, role=role)

@@ -108,6 +108,7 @@ class Nodes:
                 draining=node.is_drained,
                 last_seen_at=seen.at,
                 hostname="" if said is None else said.hostname,
+                sandbox="" if said is None else said.docker_status,
                 port=0 if said is None else said.port,
                 unconfirmed=node.unconfirmed,
             )

@@ -6,7 +6,7 @@ import trio
 
 from hivemind.core.errors import CoreError
 from hivemind.core.messages import NodeInfo
-from hivemind.core.records import Node
+from hivemind.core.records import Capabilities, Node
 from hivemind.core.registration import Intent, Registration, check_node_id, check_registration
 from hivemind.core.reports import Answer, StatusSaid
 from hivemind.core.sizes import format_duration
@@ -16,9 +16,11 @@ from hivemind.master.presence import Presence
 from hivemind.master.pushes import Pushes
 from hivemind.master.reactor import Reactor
 from hivemind.rpc.auth import Principal
-from hivemind.rpc.contract.faults import denied, invalid
+from hivemind.rpc.contract.faults import NamedFault, denied, invalid
 from hivemind.rpc.errors import ErrorCode
+from hivemind.rpc.plaintext import is_loopback
 from hivemind.rpc.tokens import MASTER_AUDIENCE
+from hivemind.settings.daemon import BadAddress, format_address, parse_address
 
 _GIB = 1024**3
 _AT_ONCE = 100
@@ -67,18 +69,27 @@ class PublicNodes:
             self._pushes.watch(node_id)
         self._pushes.heard(node_id)
         done = "registered" if is_new else "registered again"
-        return f"node {node_id} {done}; the pool trusts it {known.trust} of 100"
+        words = f"node {node_id} {done}; the pool trusts it {known.trust} of 100"
+        if self._is_reached(known):
+            return words
+        where = format_address(*said.address)
+        return f"{words} and gives it tasks once the master reaches it at {where}"
 
     async def report_status(self, caller: Principal, said: StatusSaid) -> Answer:
         """The node shows itself, and says whether it takes more. Raises CallRefused."""
         node = self._reactor.cluster.nodes.get(said.node_id)
-        is_own = node is not None and node.account == caller.account
+        if node is None:
+            raise NamedFault(
+                ErrorCode.NODE_NOT_FOUND,
+                f"no node {one_line(said.node_id[:80])!a}; register it first",
+            )
+        is_own = node.account == caller.account
         if not is_own or (caller.kind == "node" and caller.node_id != said.node_id):
             raise denied(
                 f"no node {one_line(said.node_id[:80])!a} of yours", ErrorCode.NODE_NOT_FOUND
             )
         intent = _INTENTS.get(said.status)
-        before = None if node is None or node.registration is None else node.registration.intent
+        before = None if node.registration is None else node.registration.intent
         if before is None:
             # It dials the master: its link shows whether it is there, and it may drain.
             if intent in {Intent.SERVING, Intent.DRAINING}:
@@ -120,7 +131,15 @@ class PublicNodes:
         if not seen.at:
             return seen.status, "it was never heard"
         ago = format_duration(max(0.0, round(self._clock() - seen.at, 1)))
-        return seen.status, f"heard {ago} ago"
+        unreached = "" if self._is_reached(node) else "; the master has not reached it"
+        return seen.status, f"heard {ago} ago{unreached}"
+
+    def _is_reached(self, node: Node) -> bool:
+        """Whether it can be given tasks where it must be called for that."""
+        if node.registration is None or node.registration.intent is Intent.OFFLINE:
+            return True
+        state = self._reactor.cluster.fleet.nodes.get(node.id)
+        return state is not None and state.connected
 
     async def list_nodes(self) -> tuple[NodeInfo, ...]:
         """Every node, by id."""
@@ -146,9 +165,10 @@ class PublicNodes:
                 said = Registration(hostname="", port=0, cpu_cores=0, memory_gb=0)
             else:
                 capacity = state.capacity
+                hostname, port = _where(state.capabilities)
                 said = Registration(
-                    hostname=state.capabilities.hostname,
-                    port=0,
+                    hostname=hostname,
+                    port=port,
                     cpu_cores=capacity.cpu_millis // 1000,
                     memory_gb=capacity.memory_bytes // _GIB,
                     gpu_memory_gb=capacity.gpu_memory_bytes // _GIB,
@@ -159,3 +179,13 @@ class PublicNodes:
         return NodeInfo(
             node_id=node.id, said=said, trust=self._trust_of(node), last_seen_at=seen.at
         )
+
+
+def _where(worker: Capabilities) -> tuple[str, int]:
+    """Where a worker that dials the master can be called itself; port 0 where it does not tell."""
+    try:
+        host, port = parse_address(worker.address)
+    except BadAddress:
+        return worker.hostname, 0
+    # Loopback is another machine for whoever reads this elsewhere.
+    return worker.hostname if is_loopback(host) else host, port

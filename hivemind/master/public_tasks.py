@@ -134,7 +134,10 @@ class PublicTasks:
                 ErrorCode.USER_NOT_FOUND,
             )
         if user_id not in self._reactor.cluster.accounts:
-            raise NamedFault(ErrorCode.USER_NOT_FOUND, f"no account {user_id[:64]!a}")
+            raise NamedFault(
+                ErrorCode.USER_NOT_FOUND,
+                f"no account {user_id[:64]!a} is in this pool; check its name",
+            )
         return user_id
 
     async def poll(self, caller: Principal, task_id: str) -> Progress:

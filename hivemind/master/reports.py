@@ -33,7 +33,14 @@ from hivemind.master.pushes import Pushes
 from hivemind.master.reactor import Reactor
 from hivemind.master.reported_log import ReportedLog
 from hivemind.rpc.auth import Principal
-from hivemind.rpc.contract.faults import Unsettled, denied, exhausted, invalid, unavailable
+from hivemind.rpc.contract.faults import (
+    NamedFault,
+    Unsettled,
+    denied,
+    exhausted,
+    invalid,
+    unavailable,
+)
 from hivemind.rpc.contract.specs import decode_spec
 from hivemind.rpc.errors import CallRefused, ErrorCode
 from hivemind.rpc.spool import SpoolFile
@@ -300,13 +307,29 @@ class Reports:
             or node.account != caller.account
             or (node_id and node_id != node.id)
         ):
-            raise denied(
+            why = (
                 f"no attempt {one_line(task_id[:80])!a} was given to"
                 + (f" node {one_line(node_id[:80])!a}" if node_id else " a node")
-                + " of yours; report under the id that the node was given",
-                ErrorCode.TASK_NOT_FOUND,
+                + " of yours; report under the id that the node was given"
             )
+            if await self._is_all_ones_own(caller, task_id, node_id):
+                raise NamedFault(ErrorCode.TASK_NOT_FOUND, why)
+            raise denied(why, ErrorCode.TASK_NOT_FOUND)
         return found
+
+    async def _is_all_ones_own(self, caller: Principal, task_id: str, node_id: str) -> bool:
+        """Whether both the node and the task are the caller's: then nothing is kept from it, and
+        its mistake is an answer rather than a denial.
+        """
+        cluster = self._reactor.cluster
+        node = cluster.nodes.get(node_id)
+        if node is None or node.account != caller.account:
+            return False
+        task = cluster.tasks.get(task_id)
+        if task is not None and task.account == caller.account:
+            return True
+        mine = await self._store.find_task(caller.account, client_id=task_id) if task_id else None
+        return mine is not None
 
     async def _holder(self, ref: AttemptRef) -> _Given | None:
         newest = self._reactor.cluster.attempts.get(ref.task_id)

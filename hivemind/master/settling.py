@@ -8,7 +8,7 @@ import attrs
 
 from hivemind.core.ledger import Due, earned_ucpt, with_due
 from hivemind.core.lifecycle import Step
-from hivemind.core.records import Attempt, Node, Task
+from hivemind.core.records import Attempt, Node, Outcome, Task
 from hivemind.core.trust import trust_after, trust_after_contradiction
 
 if TYPE_CHECKING:
@@ -50,6 +50,12 @@ def _earn(turn: "Turn", task: Task, over: Attempt, node: Node | None) -> None:
 
 
 def _judge(turn: "Turn", task: Task, over: Attempt, node: Node) -> None:
+    """What a node loses in one turn it lost at once, as by a power cut: that counts once, or a
+    machine with many slots would be finished by its first.
+    """
+    published = turn.cluster.nodes.get(node.id)
+    if over.outcome is Outcome.LOST and published is not None and node.trust < published.trust:
+        return
     state = turn.cluster.fleet.nodes.get(node.id)
     trust = trust_after(
         over,

@@ -144,7 +144,8 @@ class Tasks:
         task, spec = self._draft(account, submission)
         twin = await self._twin(task)
         if twin is None:
-            self._check_possible(task)
+            # What a node that is told the bytes alone can run counts it in.
+            self._check_possible(marked(task, spec, uploaded)[0])
             refusal: CallRefused | None = None
             try:
                 return await self._take(task, spec, uploaded, submission.ask.max_ucpt)

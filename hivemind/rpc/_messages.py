@@ -61,6 +61,8 @@ def undecodable(error: BaseException) -> CallRefused:
 
 def _reason(error: BaseException) -> str:
     # Of a decoder's own errors only the kind is told: their texts can hold the message's bytes.
+    if isinstance(error, UnicodeDecodeError):
+        return "a text in it is not UTF-8"
     return str(error) if isinstance(error, Malformed | TruncatedMessage) else type(error).__name__
 
 

@@ -94,10 +94,11 @@ def is_good_for_clients(certificate: Path, key: Path, client_ca: Path) -> bool:
 
 def _names(certificate: Path, key: Path) -> list[str]:
     """What the certificate is for, as a client reads it: ssl parses only a peer's certificate."""
-    client_side = client_tls(ca=certificate)
+    # The server's first: a file that is not there is then named as what it was to be.
+    server_side, client_side = server_tls(certificate, key), client_tls(ca=certificate)
     client_side.check_hostname = False
     try:
-        client = _shake_hands(server_tls(certificate, key), client_side)
+        client = _shake_hands(server_side, client_side)
     except ssl.SSLCertVerificationError as error:
         raise BadCertificate(
             f"no client would accept the certificate {certificate}: {error.verify_message}"

@@ -87,7 +87,7 @@ async def join_master(
             return await join(dial, folder, name=name, join_token=join_token)
         except CertificateRefused as error:
             raise NotTrusted(
-                f"{one_line(str(error))}: set tls_ca, or {TLS_CA_VARIABLE}, to a file with the "
+                f"{one_line(str(error))}: set --tls-ca, or {TLS_CA_VARIABLE}, to a file with the "
                 "master's certificate, and --master to a name that it is for"
             ) from error
         except OwnCertificateRefused as error:
@@ -103,9 +103,9 @@ async def join_master(
         except RpcError as error:
             reason = one_line(str(error))
             if isinstance(error, NoGrpc) and dial.tls is None:
-                reason += "; if it is a master with a certificate, set tls_ca to a file with that"
+                reason += "; if it is a master with a certificate, set --tls-ca to a file with that"
             elif isinstance(error, TlsFailed):
-                reason += "; if it is a master without a certificate, take tls_ca away"
+                reason += "; if it is a master without a certificate, take --tls-ca away"
         if reason != told:
             told = reason
             log.warning("master_not_reached", master=dial.address, reason=reason, listening=address)

@@ -82,7 +82,7 @@ def test_nodes_that_may_not_have_it_are_counted_by_reason() -> None:
     hold(fleet, "n3")
     not_own = Cause(
         CauseKind.NOT_OWN,
-        "it costs nothing, so that it runs on nodes of alice alone: 2 nodes are not",
+        "it costs nothing, so that it runs on nodes of alice alone: 2 nodes are somebody else's",
         2,
     )
     assert why(fleet, wants(only_account="alice")) == [
@@ -93,6 +93,15 @@ def test_nodes_that_may_not_have_it_are_counted_by_reason() -> None:
         not_own,
         Cause(CauseKind.DISTRUSTED, "it asks for a trust of 51: 1 node is trusted less", 1),
     ]
+
+
+def test_a_task_for_ones_own_nodes_says_so_where_none_of_them_is_there() -> None:
+    text = (
+        "it costs nothing, so that it runs on nodes of alice alone: none of them takes work now,"
+        " and 1 node is somebody else's"
+    )
+    fleet = fleet_of(n1=machine())
+    assert why(fleet, wants(only_account="alice")) == [Cause(CauseKind.NOT_OWN, text, 1)]
 
 
 def test_full_nodes_are_counted() -> None:

@@ -53,9 +53,56 @@ BALANCE = """\
     balance_response = user_stub.GetBalance(balance_request)
     print(f"User balance: {balance_response.balance}")
 """
-MASTER_SERVICE = """\
+METADATA = """\
 metadata = [("authorization", f"Bearer {token}")]
 
+"""
+NODE_SERVICE = """\
+# Node management service
+node_stub = nodepool_pb2_grpc.NodeManagerServiceStub(channel)
+
+# Register worker node
+register_node_request = nodepool_pb2.RegisterWorkerNodeRequest(
+    node_id="worker-001",
+    hostname="192.168.1.100",
+    cpu_cores=8,
+    memory_gb=16,
+    cpu_score=1000,
+    gpu_score=2000,
+    gpu_memory_gb=8,
+    location="Asia/Taipei",
+    port=50052,
+    gpu_name="RTX 4090",
+    trust_level=100,
+    last_heartbeat=1640995200.0,
+    docker_status="enabled"
+)
+node_response = node_stub.RegisterWorkerNode(register_node_request, metadata=metadata)
+print(f"Node registration: {node_response.success}")
+
+# Health check
+health_request = nodepool_pb2.HealthCheckRequest(node_id="worker-001")
+health_response = node_stub.HealthCheck(health_request)
+print(f"Node health status: {health_response.status}")
+
+"""
+WORKER_SERVICE = """\
+# Worker node service
+worker_stub = nodepool_pb2_grpc.WorkerNodeServiceStub(channel)
+
+# Report running status
+status_request = nodepool_pb2.RunningStatusRequest(
+    node_id="worker-001",
+    task_id="task-001",
+    cpu_usage=75,
+    memory_usage=60,
+    gpu_usage=85,
+    gpu_memory_usage=70
+)
+status_response = worker_stub.ReportRunningStatus(status_request, metadata=metadata)
+print(f"CPT reward: {status_response.cpt_reward}")
+"""
+MASTER_SERVICE = """\
 # Master node service
 master_stub = nodepool_pb2_grpc.MasterNodeServiceStub(channel)
 
@@ -121,7 +168,7 @@ def run_program(up: Daemon, folder: Path, *parts: str) -> list[str]:
 
 def test_a_user_registers_logs_in_and_runs_a_task(up: Daemon, folder: Path) -> None:
     registered, entered, uploaded, status, output = run_program(
-        up, folder, USER_SERVICE, MASTER_SERVICE, UNTIL_ITS_END, TASK_STATUS
+        up, folder, USER_SERVICE, METADATA, MASTER_SERVICE, UNTIL_ITS_END, TASK_STATUS
     )
     assert registered == "Registration result: True, Message: account testuser made"
     assert entered.startswith("Login successful, Token: ey")
@@ -131,7 +178,7 @@ def test_a_user_registers_logs_in_and_runs_a_task(up: Daemon, folder: Path) -> N
 
 
 def test_the_example_may_be_run_again(up: Daemon, folder: Path) -> None:
-    whole = (USER_SERVICE, MASTER_SERVICE, UNTIL_ITS_END, TASK_STATUS)
+    whole = (USER_SERVICE, METADATA, MASTER_SERVICE, UNTIL_ITS_END, TASK_STATUS)
     run_program(up, folder, *whole)
     registered, _, uploaded, status, output = run_program(up, folder, *whole)
     assert registered.startswith("Registration result: False, Message: USER_EXISTS: ")
@@ -144,3 +191,21 @@ def test_a_user_sees_the_balance(up: Daemon, folder: Path) -> None:
     example = f"{USER_SERVICE}{BALANCE}".replace("testuser", "newcomer")
     *_, balance = run_program(up, folder, example)
     assert balance == "User balance: 100"
+
+
+def test_all_examples_run_one_after_the_other(up: Daemon, folder: Path) -> None:
+    """The node of the examples is nowhere, so its task runs on another, and it earns nothing."""
+    parts = (USER_SERVICE, BALANCE, METADATA, NODE_SERVICE, MASTER_SERVICE, UNTIL_ITS_END)
+    whole = "".join((*parts, TASK_STATUS, WORKER_SERVICE)).replace("testuser", "reader")
+    for registered in ("True", "False"):
+        lines = run_program(up, folder, whole)
+        assert lines[0].startswith(f"Registration result: {registered}, Message: ")
+        assert lines[2].startswith("User balance: ")
+        assert lines[3:] == [
+            "Node registration: True",
+            "Node health status: online",
+            "Task upload: True",
+            "Task status: COMPLETED",
+            "Task output: ['Hello, HiveMind!']",
+            "CPT reward: 0",
+        ]

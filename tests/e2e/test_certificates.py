@@ -278,6 +278,33 @@ def test_no_token_leaves_the_machine_in_plain_text(pool: Pool) -> None:
         process.communicate(timeout=30)
 
 
+@pytest.mark.root
+def test_nodes_elsewhere_are_pushed_to_by_the_pools_authority_or_not_at_all(pool: Pool) -> None:
+    folder = pool.root / "push-tls"
+    for where in (folder, folder / "others"):
+        tls(pool, "init", str(where), "--host", "127.0.0.1")
+    tls(pool, "issue", "--dir", str(folder), "node", "--host", "10.9.9.1")
+    done = subprocess.run(
+        [
+            *("unshare", "--net", "sh", "-ec", ELSEWHERE, "sh", sys.executable),
+            *(str(Path(__file__).with_name("peers") / "push_dial.py"), str(folder)),
+        ],
+        cwd=Path(__file__).resolve().parents[2],
+        env=clean_environment(PYTHONPATH="."),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["plain, forbidden"].startswith("PlaintextRefused: ")
+    assert seen["plain, allowed"] == "reached"
+    assert seen["secure"] == "reached"
+    assert seen["plain, with an authority"].startswith("TlsFailed: ")
+    assert seen["secure, another authority's"].startswith("CertificateRefused: ")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

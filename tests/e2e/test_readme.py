@@ -76,6 +76,26 @@ def test_a_script_that_says_what_it_needs_gets_it(pool: Pool, folder: Path) -> N
     assert '"wall_s": 300' in done.stdout
 
 
+def test_what_the_readme_says_of_cpt_runs_as_written(pool: Pool, folder: Path) -> None:
+    up = pool.up()
+    (folder / "hello.py").write_text("print('hello')\n")
+    made = pool.cli(
+        "account", "register", "ann", "--password-stdin", home=up.home, stdin=b"a long password"
+    )
+    assert made.returncode == 0, made.stderr
+    ann = folder / "ann"
+    login = ("account", "login", "ann", "--password-stdin")
+    at_home = {"HIVEMIND_MASTER": up.address}
+    pool.cli(*login, home=ann, stdin=b"a long password", environment=at_home)
+    done = shell(block("CPT and trust").replace("NAME", "admin"), home=ann, folder=folder)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "20 CPT at most: 2 CPT a minute for up to 10m; you have 100 CPT"
+    assert lines[1] == "hello"
+    kinds = [line.split()[3] for line in lines if line.endswith("UTC", 0, 23)]
+    assert kinds == ["transfer", "refund", "hold", "grant"]
+
+
 def test_a_second_machine_joins_as_written(pool: Pool, folder: Path) -> None:
     making, starting, token_line = block("Several machines", 0).splitlines()
     made = shell(making.replace("MASTER", "localhost"), home=folder, folder=folder)

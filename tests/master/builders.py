@@ -1,5 +1,6 @@
 """Short ways to say what a test of the master is about."""
 
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
@@ -152,10 +153,12 @@ def pay(giver: str, receiver: str, amount_ucpt: int) -> Callable[[Turn], int]:
 
 
 @asynccontextmanager
-async def running(store: Store, rules: PoolRules | None = None) -> AsyncIterator[Reactor]:
-    """A reactor that serves until the block ends."""
+async def running(
+    store: Store, rules: PoolRules | None = None, *, clock: Callable[[], float] = time.time
+) -> AsyncIterator[Reactor]:
+    """A reactor that serves until the block ends; ``clock`` tells the time of day."""
     chosen = rules or PoolRules()
-    reactor = Reactor(store, rules=lambda: chosen)
+    reactor = Reactor(store, rules=lambda: chosen, wall_clock=clock)
     async with trio.open_nursery() as nursery:
         await nursery.start(reactor.run)
         yield reactor

@@ -100,6 +100,8 @@ requirements = st.builds(
     gpu_memory_bytes=u64,
     gpu_name=texts,
     location=texts,
+    only_account=texts,
+    least_trust=u32,
 )
 refs = st.builds(AttemptRef, texts, u32)
 usages = st.builds(
@@ -184,6 +186,8 @@ asks = st.builds(
     network=maybe(st.sampled_from(Network)),
     seccomp=maybe(st.sampled_from(Seccomp)),
     reuse=maybe(st.sampled_from(Reuse)),
+    least_trust=maybe(u32),
+    max_ucpt=maybe(u64),
 )
 confinements = st.builds(
     Confinement,

@@ -163,5 +163,7 @@ def test_a_certificate_for_no_name_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_file_that_is_no_certificate_is_one_clear_line(keys: Path) -> None:
     with pytest.raises(BadCertificate, match=r"nothing\.pem"):
         server_tls(keys / "nothing.pem", keys / "server.key")
+    with pytest.raises(BadCertificate, match=r"the certificate \S*nothing\.pem"):
+        name_to_expect(keys / "nothing.pem", keys / "server.key", "127.0.0.1")
     with pytest.raises(BadCertificate, match=r"server\.key"):
         client_tls(ca=keys / "server.key")

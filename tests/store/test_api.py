@@ -4,6 +4,15 @@ import attrs
 import pytest
 import trio
 
+from hivemind.core.ledger import (
+    Due,
+    Escrow,
+    Movement,
+    MovementKind,
+    grant,
+    hold,
+    settle,
+)
 from hivemind.core.records import (
     Account,
     Blob,
@@ -475,3 +484,125 @@ async def test_what_expired_long_ago_is_removed(store: Store) -> None:
     await store.commit(Changes(revoked_tokens=revoked))
     await store.commit(Changes(stale_before=2.0))
     assert (await store.load()).revoked_tokens == revoked[1:]
+
+
+# --- the ledger ---
+
+ESCROW = Escrow(task_id="a", account="ann", held_ucpt=60, rate_ucpt=6)
+DUES = (
+    Due(attempt=2, account="bob", amount_ucpt=7),
+    Due(attempt=1, account="eve", amount_ucpt=5),
+)
+FULL_MOVEMENT = Movement(
+    at=1.5,
+    kind=MovementKind.TRANSFER,
+    debit="user/ann",
+    credit="user/bob",
+    amount_ucpt=3,
+    task_id="t",
+    attempt=4,
+    memo="for \N{SNOWMAN}",
+    key="k",
+)
+
+
+async def test_balances_follow_the_movements_and_an_empty_escrow_is_gone(store: Store) -> None:
+    await store.commit(
+        Changes(
+            new_tasks=(new_task("a"), new_task("b")),
+            movements=(grant("ann", 100, 1.0), grant("bob", 10, 1.0), hold(ESCROW, 2.0)),
+            escrows=(ESCROW,),
+        )
+    )
+    snapshot = await store.load()
+    assert snapshot.balances == {"issuer": -110, "user/ann": 40, "user/bob": 10, "escrow/a": 60}
+    assert snapshot.escrows == (ESCROW,)
+    richer = attrs.evolve(ESCROW, dues=DUES)
+    other = attrs.evolve(ESCROW, task_id="b", held_ucpt=40)
+    await store.commit(Changes(escrows=(richer, other), movements=(hold(other, 3.0),)))
+    snapshot = await store.load()
+    assert snapshot.escrows == (richer, other)
+    assert snapshot.balances["user/ann"] == 0
+    await store.commit(Changes(movements=settle(richer, 4.0), closed_escrows=("a", "unknown")))
+    snapshot = await store.load()
+    assert snapshot.escrows == (other,)
+    assert snapshot.balances == {
+        "issuer": -110,
+        "user/ann": 48,
+        "user/bob": 17,
+        "user/eve": 5,
+        "escrow/b": 40,
+    }
+
+
+async def test_a_history_is_paged_from_both_sides_newest_first(store: Store) -> None:
+    await store.commit(
+        Changes(movements=(grant("ann", 100, 1.0), FULL_MOVEMENT, grant("bob", 1, 1.0)))
+    )
+    give = attrs.evolve(FULL_MOVEMENT, key="")
+    back = attrs.evolve(give, debit="user/bob", credit="user/ann", amount_ucpt=1)
+    await store.commit(Changes(movements=(give, back)))
+    whole = await store.movements("user/ann", limit=10)
+    assert [movement.seq for movement in whole.movements] == [5, 4, 2, 1]
+    assert whole.next_cursor is None
+    assert whole.movements[2] == attrs.evolve(FULL_MOVEMENT, seq=2)
+    for field in attrs.fields(Movement):
+        assert getattr(whole.movements[2], field.name) != field.default, field.name
+    seen: list[int] = []
+    cursor = None
+    while True:
+        page = await store.movements("user/bob", cursor=cursor, limit=1)
+        seen += [movement.seq for movement in page.movements]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == [5, 4, 3, 2]
+    assert (await store.movements("user/nobody", limit=1)).movements == ()
+    with pytest.raises(BadCursor):
+        await store.movements("user/ann", cursor="x", limit=1)
+    with pytest.raises(ValueError, match="1 to"):
+        await store.movements("user/ann", limit=0)
+
+
+async def test_a_movement_is_found_by_its_givers_key(store: Store) -> None:
+    await store.commit(Changes(movements=(grant("ann", 100, 1.0), FULL_MOVEMENT)))
+    assert await store.find_movement("user/ann", "k") == attrs.evolve(FULL_MOVEMENT, seq=2)
+    assert await store.find_movement("user/bob", "k") is None
+    assert await store.find_movement("user/ann", "") is None
+    assert await store.find_movement("issuer", "") is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Changes(movements=(attrs.evolve(FULL_MOVEMENT, amount_ucpt=101),)),
+        Changes(movements=(attrs.evolve(FULL_MOVEMENT, amount_ucpt=0),)),
+        Changes(movements=(attrs.evolve(FULL_MOVEMENT, amount_ucpt=2**63),)),
+        Changes(movements=(attrs.evolve(FULL_MOVEMENT, credit="user/ann"),)),
+        Changes(movements=(FULL_MOVEMENT, FULL_MOVEMENT)),
+        # Never below zero, not even for a moment.
+        Changes(
+            movements=(
+                attrs.evolve(FULL_MOVEMENT, debit="user/bob", credit="user/ann"),
+                FULL_MOVEMENT,
+            )
+        ),
+        Changes(escrows=(attrs.evolve(ESCROW, task_id="unknown"),)),
+        Changes(escrows=(attrs.evolve(ESCROW, held_ucpt=0),)),
+    ],
+    ids=[
+        *("too much", "nothing", "beyond 64 bits", "to itself", "a key twice", "in between"),
+        *("no task", "nothing held"),
+    ],
+)
+async def test_what_the_ledger_cannot_hold_refuses_the_whole_commit(
+    store: Store, bad: Changes
+) -> None:
+    await store.commit(Changes(new_tasks=(new_task("a"),), movements=(grant("ann", 100, 1.0),)))
+    before = await store.load()
+    with pytest.raises(CommitFailed):
+        await store.commit(attrs.evolve(bad, facts={"innocent": b"1"}))
+    assert await store.load() == before
+    assert [one.seq for one in (await store.movements("user/ann", limit=9)).movements] == [1]
+    await store.commit(Changes(movements=(FULL_MOVEMENT,)))
+    assert (await store.load()).balances["user/ann"] == 97

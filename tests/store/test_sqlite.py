@@ -14,10 +14,12 @@ import trio
 import trio.testing
 
 import hivemind.store.sqlite as module
+from hivemind.core.ledger import grant
 from hivemind.core.records import Attempt, Blob, Task, TaskState
-from hivemind.store import opening, statements
+from hivemind.store import ledger_statements, opening, rows, statements
 from hivemind.store.api import CommitFailed, Corrupt, OutcomeUnknown, ReadFailed
 from hivemind.store.changes import Changes, NewTask
+from hivemind.store.schema import migrate, read_migrations
 from hivemind.store.sqlite import SqliteStore, open_sqlite_store
 from tests.store.committer import turn
 from tests.store.records import attempt, new_task, submit
@@ -317,9 +319,14 @@ async def test_a_closed_store_cannot_be_read(path: Path) -> None:
         (statements.SELECT_NEWEST_ATTEMPTS, "task_state (state=?)"),
         (statements.SELECT_BY_CLIENT_ID, "task_client_id (account=? AND client_id=?)"),
         (statements.SELECT_BY_CLIENT_KEY, "task_client_key (account=? AND client_key=?)"),
+        (ledger_statements.SELECT_BY_DEBIT, "movement_debit (debit=? AND seq<?)"),
+        (ledger_statements.SELECT_BY_CREDIT, "movement_credit (credit=? AND seq<?)"),
+        (ledger_statements.SELECT_BY_KEY, "movement_key (debit=? AND key=?)"),
     ],
 )
-async def test_no_query_looks_at_every_task(store: SqliteStore, query: str, index: str) -> None:
+async def test_no_query_looks_at_every_task_or_movement(
+    store: SqliteStore, query: str, index: str
+) -> None:
     def plan(connection: apsw.Connection) -> list[str]:
         marks = (None,) * query.count("?")
         return [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", marks)]
@@ -335,6 +342,32 @@ async def test_a_listing_of_many_sorts_nothing(store: SqliteStore) -> None:
         return [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {query}", "abcd")]
 
     assert not [step for step in await store._reader.run(plan) if "TEMP B-TREE" in step]
+
+
+@pytest.mark.parametrize(
+    "sql", ["UPDATE movement SET amount_ucpt = 1", "DELETE FROM movement"], ids=["change", "remove"]
+)
+async def test_the_database_itself_keeps_every_entry_of_the_ledger_as_it_is(
+    store: SqliteStore, sql: str
+) -> None:
+    await store.commit(Changes(movements=(grant("ann", 5, 1.0),)))
+    with pytest.raises(apsw.ConstraintError, match="an entry of the ledger is never"):
+        await store._writer.run(lambda connection: connection.execute(sql).fetchall())
+    assert (await store.load()).balances == {"issuer": -5, "user/ann": 5}
+
+
+async def test_a_database_from_before_the_ledger_has_an_empty_one(path: Path) -> None:
+    connection = apsw.Connection(str(path))
+    migrate(connection, read_migrations()[:2])
+    row = rows.task_row(new_task("old").task)[:-4]
+    columns = rows.TASK_COLUMNS[:-4]
+    marks = ", ".join("?" * len(row))
+    connection.execute(f"INSERT INTO task ({', '.join(columns)}) VALUES ({marks})", row)
+    connection.close()
+    async with open_sqlite_store(path) as store:
+        snapshot = await store.load()
+        assert snapshot.tasks == (new_task("old").task,)
+        assert (snapshot.balances, snapshot.escrows) == ({}, ())
 
 
 async def test_it_outlives_a_full_turn_of_submits_with_inline_payloads(store: SqliteStore) -> None:

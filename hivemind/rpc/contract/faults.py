@@ -78,6 +78,11 @@ def exhausted(text: str) -> CallRefused:
     return CallRefused(Status.RESOURCE_EXHAUSTED, text)
 
 
+def elsewhere(text: str) -> CallRefused:
+    """Another daemon does it, and not the one that was asked."""
+    return CallRefused(Status.UNIMPLEMENTED, text)
+
+
 def not_now(text: str) -> CallRefused:
     """The state of things does not allow it."""
     return CallRefused(Status.FAILED_PRECONDITION, text)

@@ -22,7 +22,7 @@ from hivemind.core.reports import (
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.context import note_error_code
 from hivemind.rpc.contract.callers import current_account
-from hivemind.rpc.contract.faults import MalformedMessage, NamedFault
+from hivemind.rpc.contract.faults import MalformedMessage, NamedFault, elsewhere
 from hivemind.rpc.spool import SpooledField, SpoolFile, current_upload
 
 RESULT_DATA_BYTES = 100_000_000
@@ -133,6 +133,22 @@ class _WorkerReportCalls(nodepool.WorkerNodeServiceBase):
 
     def __init__(self, handlers: PublicReportHandlers) -> None:
         self._handlers = handlers
+
+    async def execute_task(
+        self, message: nodepool.ExecuteTaskRequest
+    ) -> nodepool.ExecuteTaskResponse:
+        raise elsewhere(
+            "a master runs nothing itself: hand the task in by MasterNodeService/UploadTask, or"
+            " call ExecuteTask at a worker's own address"
+        )
+
+    async def stop_task_execution(
+        self, message: nodepool.StopTaskExecutionRequest
+    ) -> nodepool.StopTaskExecutionResponse:
+        raise elsewhere(
+            "a master runs nothing itself: stop the task by MasterNodeService/StopTask, or call"
+            " StopTaskExecution at the worker that was called with it"
+        )
 
     async def report_output(self, message: nodepool.ReportOutputRequest) -> nodepool.StatusResponse:
         said = OutputSaid(
