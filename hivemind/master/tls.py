@@ -12,7 +12,6 @@ from hivemind.settings.daemon import MasterConfig
 WORKER_METHODS = frozenset(
     {
         "/hivemind.v1.Link/",
-        "/hivemind.v1.Reports/",
         "/nodepool.NodeManagerService/RegisterWorkerNode",
         "/nodepool.NodeManagerService/ReportStatus",
         "/nodepool.MasterNodeService/StoreOutput",
@@ -21,6 +20,7 @@ WORKER_METHODS = frozenset(
         "/nodepool.MasterNodeService/TaskCompleted",
         "/nodepool.MasterNodeService/ReturnTaskResult",
         "/nodepool.WorkerNodeService/",
+        "/hivemind.v1.Reports/",
     }
 )
 """What workers call and nobody else does: where the master knows an authority for workers, these
