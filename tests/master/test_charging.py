@@ -85,7 +85,8 @@ async def test_who_has_a_node_or_is_an_admin_may_still_use_own_nodes_when_poor(
             assert tasks[own].state is TaskState.QUEUED
             explanation = await client.explain(own)
             assert explanation.headline == (
-                f"it costs nothing, so that it runs on nodes of {name} alone: 1 node is not"
+                f"it costs nothing, so that it runs on nodes of {name} alone: none of them takes"
+                " work now, and 1 node is somebody else's"
             )
 
 
