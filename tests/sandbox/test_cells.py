@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path, PurePosixPath
 
 import attrs
+import psutil
 import pytest
 import trio
 
@@ -57,6 +58,13 @@ def _of(tenant: str, script: str, **changes: object) -> sandbox.Spec:
 
 async def _which(pool: sandbox.Pool, tenant: str) -> bytes:
     return (await sandbox.run_in(pool, _of(tenant, _WHICH_CELL))).stdout
+
+
+async def _wait_dead(pid: int) -> None:
+    """Wait until it has died, reaped or not: up to then what it started may take a run."""
+    with trio.fail_after(10), contextlib.suppress(psutil.NoSuchProcess):
+        while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            await trio.sleep(0)
 
 
 def _launchers(pool: sandbox.Pool) -> list[int]:
@@ -247,6 +255,7 @@ async def test_a_launcher_that_died_between_runs_costs_nothing() -> None:
         first = await _which(pool, "a")
         (launcher,) = _launchers(pool)
         os.kill(launcher, signal.SIGKILL)
+        await _wait_dead(launcher)
         assert await _which(pool, "a") not in (b"", first)
 
 
