@@ -25,6 +25,9 @@ _FRAME_BYTES = 64 * 1024
 """The most data in one frame, so that a reader's buffer always holds a whole one."""
 _PLACE_BYTES = 256 * 1024
 """How far apart the places are that a log knows, from which a reader may begin."""
+_MOST_CHUNKS = 2000
+"""In one batch: where each has a byte or two, it is these that take memory, a quarter of a kilobyte
+each."""
 _READ_BYTES = 4 * (_FRAME_BYTES + _HEADER.size)
 
 
@@ -325,7 +328,7 @@ def _read_batch(
         block = file.read(min(_READ_BYTES, file_bytes - position))
     chunks: list[OutputChunk] = []
     start = 0
-    while start + _HEADER.size <= len(block):
+    while start + _HEADER.size <= len(block) and len(chunks) < _MOST_CHUNKS:
         stream, when, length = _HEADER.unpack_from(block, start)
         end = start + _HEADER.size + length
         if end > len(block):

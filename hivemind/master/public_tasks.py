@@ -25,19 +25,21 @@ from hivemind.master.output import OutputFolder
 from hivemind.master.reactor import Reactor
 from hivemind.master.reports import LOGS
 from hivemind.master.tasks import Tasks
-from hivemind.master.transcripts import Part, tail_of, transcript
+from hivemind.master.transcripts import TAIL_BYTES, Part, tail_of, transcript
 from hivemind.master.uploads import Upload, Uploads
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.contract.faults import NamedFault, denied, invalid
 from hivemind.rpc.contract.public_tasks import Content, Delivery, Listed, Progress
 from hivemind.rpc.errors import ErrorCode
-from hivemind.rpc.reply import MOST_REPLY_BYTES
+from hivemind.rpc.reply import MOST_REPLY_BYTES, PIECE_BYTES, hold_reply
 from hivemind.rpc.spool import SpoolFile
 from hivemind.store.api import Store
 from hivemind.store.blobs import BlobFolder
 
 _IN_MEMORY_BYTES = 64 * 1024
 """A result, or a log, of no more is read once; a larger one a second time, to be sent."""
+_POLL_FACTOR = 5
+"""What the end of some output takes as lines, in the message and encoded: 1.1 MB of 256 KiB."""
 _PAGE = 50
 """Of a listing: encoding one takes some milliseconds, in which nothing else runs."""
 _ARCHIVES_AT_ONCE = 2
@@ -146,7 +148,9 @@ class PublicTasks:
         text = describe(task)
         if not task.attempt:
             return Progress(task=task, text=text, lines=())
-        tail = await tail_of(await self._output.log(task.id, task.attempt))
+        log = await self._output.log(task.id, task.attempt)
+        await hold_reply(_POLL_FACTOR * min(log.size, TAIL_BYTES))
+        tail = await tail_of(log)
         if tail.omission:
             text = f"{text}; {tail.omission}"
         return Progress(task=task, text=text, lines=tail.lines)
@@ -161,6 +165,7 @@ class PublicTasks:
                 " poll until it has ended",
                 is_success=False,
             )
+        await hold_reply(PIECE_BYTES)
         raw = await self._tasks.raw_result(task)
         if raw is not None:
             content = Content(raw.size, self._blob_pieces(raw))
@@ -190,6 +195,7 @@ class PublicTasks:
         task = await self._tasks.find(caller, task_id)
         if not task.attempt:
             return Content(0, _each(()))
+        await hold_reply(PIECE_BYTES)
         parts = []
         for number in range(1, task.attempt + 1):
             log = await self._output.log(task.id, number)

@@ -10,6 +10,7 @@ import io
 import json
 import zipfile
 from collections.abc import AsyncGenerator, Generator, Iterable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,12 +21,21 @@ import trio
 from hivemind.core.records import Attempt, OutputStream, Task
 from hivemind.master.output import OutputLog
 from hivemind.master.tars import BadTar, members
+from hivemind.rpc.reply import holding_reply
 
 _PIECE_BYTES = 256 * 1024
 _MOST_FILES = 50_000
 """The zip's directory is held until its end, at about a kilobyte for each file; a worker sends no
 more than so many."""
 _MOST_NAME = 4096
+_MOST_FOLDERS = 100
+"""Around one file. Each is a name of its own that is remembered."""
+_MOST_NAMES_BYTES = 16 * 1024 * 1024
+"""All of these names, of files and of folders, in memory."""
+_ENTRY_BYTES = 1024
+"""What the zip's directory holds for a file, its name apart."""
+_COUNTED_BYTES = 64 * 1024
+"""So much may be held before it is counted."""
 RAW_RESULT = "output/result.bin"
 """What a node of the public API stored as the result; it may be anything."""
 
@@ -42,14 +52,25 @@ class ResultParts:
 
 
 async def result_pieces(parts: ResultParts) -> AsyncGenerator[bytes, None]:
-    """The zip, piece by piece. Reading it again gives the same bytes."""
-    pieces = _zip_pieces(parts)
+    """The zip, piece by piece. Reading it again gives the same bytes.
+
+    Raises:
+        CallRefused: within a call: its directory takes too much beside all other replies.
+    """
+    names = _Names()
+    pieces = _zip_pieces(parts, names)
+    counted_bytes = 0
     try:
-        while True:
-            piece = await trio.to_thread.run_sync(next, pieces, None)
-            if piece is None:
-                return
-            yield piece
+        async with AsyncExitStack() as held:
+            while True:
+                piece = await trio.to_thread.run_sync(next, pieces, None)
+                if piece is None:
+                    return
+                more_bytes = names.held_bytes + len(names) * _ENTRY_BYTES - counted_bytes
+                if more_bytes >= _COUNTED_BYTES:
+                    await held.enter_async_context(holding_reply(more_bytes))
+                    counted_bytes += more_bytes
+                yield piece
     finally:
         pieces.close()
 
@@ -77,7 +98,7 @@ class _Outlet(io.RawIOBase):
         return taken
 
 
-def _zip_pieces(parts: ResultParts) -> Generator[bytes, None, None]:
+def _zip_pieces(parts: ResultParts, names: "_Names") -> Generator[bytes, None, None]:
     outlet = _Outlet()
     ended_at = datetime.fromtimestamp(parts.task.finished_at or 0.0, tz=UTC)
     stamp = max(ended_at, datetime(1980, 1, 1, tzinfo=UTC)).timetuple()[:6]
@@ -85,7 +106,7 @@ def _zip_pieces(parts: ResultParts) -> Generator[bytes, None, None]:
         if parts.attempt is not None and parts.attempt.raw_result:
             damage = yield from _add_raw(archive, outlet, parts.outputs, stamp)
         else:
-            damage = yield from _add_outputs(archive, outlet, parts.outputs, stamp)
+            damage = yield from _add_outputs(archive, outlet, parts.outputs, stamp, names)
         if parts.log is not None:
             for name, stream in (
                 ("stdout.txt", OutputStream.STDOUT),
@@ -122,6 +143,7 @@ def _add_outputs(
     outlet: _Outlet,
     outputs: Path | bytes | None,
     stamp: tuple[int, ...],
+    names: "_Names",
 ) -> Generator[bytes, None, str]:
     """The tar's regular files. Returns what was wrong with it, or an empty text.
 
@@ -131,7 +153,6 @@ def _add_outputs(
     if outputs is None:
         return ""
     left_out = 0
-    names = _Names()
     try:
         with io.BytesIO(outputs) if isinstance(outputs, bytes) else outputs.open("rb") as source:
             for member in members(source):
@@ -149,6 +170,8 @@ def _add_outputs(
                 )
                 if len(names) == _MOST_FILES:
                     return f"there are more than {_MOST_FILES} outputs, and the rest is left out"
+                if names.held_bytes >= _MOST_NAMES_BYTES:
+                    return "the names of the outputs are too long, and the rest is left out"
     except BadTar as error:
         return f"the outputs cannot be read to their end: {error}"
     except OSError as error:
@@ -180,6 +203,7 @@ class _Names:
     def __init__(self) -> None:
         self._files: set[str] = set()
         self._folders: set[str] = set()
+        self.held_bytes = 0
 
     def __len__(self) -> int:
         return len(self._files)
@@ -190,8 +214,15 @@ class _Names:
         if name in self._files or name in self._folders or not self._files.isdisjoint(folders):
             return False
         self._files.add(name)
-        self._folders.update(folders)
+        new = [folder for folder in folders if folder not in self._folders]
+        self._folders.update(new)
+        self.held_bytes += _in_memory(name) + sum(map(_in_memory, new))
         return True
+
+
+def _in_memory(text: str) -> int:
+    """At most what the text takes, its own entry apart."""
+    return len(text) * (1 if text.isascii() else 4)
 
 
 def _safe_name(name: str) -> str | None:
@@ -199,7 +230,7 @@ def _safe_name(name: str) -> str | None:
     text = str(path)
     if path.is_absolute() or ".." in path.parts or not path.parts or len(text) > _MOST_NAME:
         return None
-    if not text.isprintable() or "\\" in text:
+    if not text.isprintable() or "\\" in text or len(path.parts) > _MOST_FOLDERS + 1:
         return None
     return text
 

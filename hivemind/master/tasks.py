@@ -29,6 +29,7 @@ from hivemind.core.records import (
     Account,
     Attempt,
     Blob,
+    OutputChunk,
     Role,
     Task,
     TaskSpec,
@@ -53,11 +54,14 @@ from hivemind.rpc.contract.faults import (
 )
 from hivemind.rpc.contract.specs import encode_spec
 from hivemind.rpc.errors import CallRefused, ErrorCode
+from hivemind.rpc.reply import PIECE_BYTES, holding_reply
 from hivemind.store.api import BadCursor, DuplicateTask, Store
 from hivemind.store.blobs import BlobFolder
 from hivemind.store.changes import NewTask
 
 _MOST_LISTED = 200
+_BATCH_FACTOR = 2
+"""A batch of output is there once as it was read, and once more in the message that is sent."""
 _UNFINISHED = frozenset(state for state in TaskState if not state.is_end)
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -321,9 +325,10 @@ class Tasks:
                     yield task
                     sent = task
                 if query.output:
-                    while chunks := await place.next_batch():
-                        for chunk in chunks:
-                            yield AttemptOutput(attempt=number, chunk=chunk)
+                    async with aclosing(_batches(place)) as batches:
+                        async for chunks in batches:
+                            for chunk in chunks:
+                                yield AttemptOutput(attempt=number, chunk=chunk)
                     if number < task.attempt:
                         number += 1
                         place = await self._follow(found.id, number, 0)
@@ -427,6 +432,16 @@ class Tasks:
                 f" such as {ids}"
             )
         return self._reactor.cluster.tasks.get(named[0].id) or named[0]
+
+
+async def _batches(place: Follower) -> AsyncGenerator[tuple[OutputChunk, ...], None]:
+    """The output that is there now, each batch counted for as long as it is being sent."""
+    while (left_bytes := place.log.size - place.offset) > 0:
+        async with holding_reply(_BATCH_FACTOR * min(left_bytes, PIECE_BYTES)):
+            chunks = await place.next_batch()
+            if not chunks:
+                return
+            yield chunks
 
 
 def _no_such_task(task_id: str) -> NamedFault:

@@ -19,11 +19,15 @@ from hivemind.rpc._grpclib import (
     encode_grpc_message,
 )
 from hivemind.rpc._request import Rejected, Request, read_request
+from hivemind.rpc.budget import Reservation
 from hivemind.rpc.context import CallContext, enter_call
 from hivemind.rpc.errors import ERROR_CODE_KEY, CallRefused, ErrorCode, fail
 
 CLEANUP_S = 15.0
 MAX_MESSAGE_CHARACTERS = 2000
+
+_STRANGERS = "strangers"
+"""On whose account the replies to those are held who show no token: together they have a share."""
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +35,7 @@ log = structlog.get_logger(__name__)
 class CallOwner(Protocol):
     """The connection, which knows its other calls."""
 
-    def admit(self, call: "Call", *, owner: str | None) -> bool: ...
+    def admit(self, call: "Call", *, owner: str | None) -> str | None: ...
 
     def __hash__(self) -> int: ...
 
@@ -79,6 +83,7 @@ class Call:
             self._h2_stream,
             deadline=request.deadline,
             user_agent=request.user_agent,
+            on_known=lambda: self._admit(context),
         )
         if request.deadline is not None:
             self._scope.deadline = trio.current_time() + request.deadline.time_remaining()
@@ -131,10 +136,15 @@ class Call:
                 user_agent=request.user_agent,
                 peer=stream.peer,
             )
-        if not self._owner.admit(self, owner=context.owner):
-            message = "too many calls without a token on this connection; try again"
-            raise fail(None, Status.RESOURCE_EXHAUSTED, message)
+        self._admit(context)
         await method(stream)
+
+    def _admit(self, context: CallContext) -> None:
+        """Count the call as what it is known to be by now. Raises CallRefused."""
+        refusal = self._owner.admit(self, owner=context.owner)
+        if refusal is not None:
+            raise fail(None, Status.RESOURCE_EXHAUSTED, refusal)
+        context.reply_held = Reservation(self._setting.reply_budget, context.owner or _STRANGERS)
 
     def _judge(self, error: Exception, context: CallContext) -> CallRefused:
         known = _sole_grpc_error(error)

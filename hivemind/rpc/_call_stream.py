@@ -1,7 +1,7 @@
 """What all calls of a server share, and the messages of one call as its handler receives them."""
 
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import attrs
@@ -20,11 +20,13 @@ from hivemind.rpc._grpclib import (
 )
 from hivemind.rpc._spooled import split_field
 from hivemind.rpc._wire import check_message
+from hivemind.rpc.admission import CallShares
 from hivemind.rpc.auth import Authenticator
 from hivemind.rpc.budget import ByteBudget, Reservation
 from hivemind.rpc.config import KIB, TransportConfig
 from hivemind.rpc.context import CallContext
 from hivemind.rpc.errors import fail
+from hivemind.rpc.reply import PIECE_BYTES, ReplyTail
 from hivemind.rpc.spool import OverLimit, Spool, SpooledField
 from hivemind.rpc.turns import Turns
 
@@ -33,6 +35,9 @@ S = TypeVar("S")
 
 BUDGETED_BYTES = 64 * KIB
 """Messages up to this size are not counted against the budget."""
+
+_SMALL_REPLY_BYTES = 4 * KIB
+"""Replies up to this size are not counted: they cost less than the call itself."""
 
 _MOST_LENGTH = 2**32 - 1
 """What a message's prefix can say."""
@@ -47,6 +52,9 @@ class CallSetting:
     authenticator: Authenticator
     budget: ByteBudget
     reply_budget: ByteBudget
+    calls: CallShares
+    open_calls: CallShares
+    arrivals: CallShares
     spool: Spool | None = None
     spooled: Mapping[str, SpooledField] = attrs.field(factory=dict)
     dispatch: ServerDispatch = attrs.field(factory=ServerDispatch)
@@ -84,7 +92,9 @@ class CallStream(ServerCallStream[R, S]):
         *,
         deadline: Deadline | None,
         user_agent: str | None,
+        on_known: Callable[[], None],
     ) -> None:
+        """Args: on_known: called when a message has said whose call it is; raises CallRefused."""
         super().__init__(
             h2_stream,
             context.method,
@@ -96,8 +106,7 @@ class CallStream(ServerCallStream[R, S]):
         self._setting = setting
         self._context = context
         self._held = Reservation(setting.budget)
-        self._reply_held = Reservation(setting.reply_budget)
-        context.hold_reply = self._hold_reply
+        self._on_known = on_known
         self._has_message = False
         self.has_upload = False
         self._uploads = AsyncExitStack()
@@ -129,7 +138,10 @@ class CallStream(ServerCallStream[R, S]):
             raise _messages.undecodable(error) from error
         if not self._has_message:
             self._has_message = True
+            was_stranger = self._context.owner is None
             await self._setting.authenticator.on_message(self._context, message)
+            if was_stranger and self._context.owner is not None:
+                self._on_known()
         return await self.notify(message)
 
     async def _next_body(self) -> bytes | None:
@@ -184,23 +196,67 @@ class CallStream(ServerCallStream[R, S]):
         return rest
 
     async def send_message(self, message: S) -> None:
-        """Send a message, and after it the tail of a reply that the handler gave one."""
-        tail, self._context.reply_tail = self._context.reply_tail, None
-        if tail is None:
-            await super().send_message(message)
-        else:
-            await self.send_with_tail(message, tail.size_bytes, tail.chunks)
+        """Send a message, and after it the tail of a reply that the handler gave one.
 
-    async def _hold_reply(self, size_bytes: int) -> None:
-        if not self._reply_held.size_bytes:
-            # Who calls was not known before.
-            self._reply_held = Reservation(self._setting.reply_budget, self._context.owner)
-        await self._reply_held.grow(size_bytes)
+        Raises:
+            CallRefused: the caller does not read it, or its like hold too much together.
+        """
+        tail, self._context.reply_tail = self._context.reply_tail, None
+        data = self.encode(message, 0 if tail is None else tail.size_bytes)
+        if self.h2_stream.has_room_for(len(data)):
+            await self.begin_sending()
+            await self.h2_stream.send_data(data)
+        else:
+            async with self._holding(len(data)):
+                with self._patience(len(data)):
+                    await self.begin_sending()
+                    await self.h2_stream.send_data(data)
+        if tail is not None:
+            await self._send_tail(tail)
+        self.note_sent()
+
+    async def _send_tail(self, tail: ReplyTail) -> None:
+        left = tail.size_bytes
+        async with self._holding(min(left, PIECE_BYTES)), aclosing(tail.chunks):
+            async for chunk in tail.chunks:
+                left -= len(chunk)
+                if left < 0:
+                    break
+                with self._patience(len(chunk)):
+                    await self.h2_stream.send_data(chunk)
+        if left:
+            raise ValueError(f"a reply of {tail.size_bytes} bytes has {tail.size_bytes - left}")
+
+    @asynccontextmanager
+    async def _holding(self, size_bytes: int) -> AsyncIterator[None]:
+        """Count what is to be sent, unless the handler has counted it."""
+        held = self._context.reply_held
+        more_bytes = 0 if held is None else size_bytes - held.size_bytes
+        if held is None or more_bytes <= _SMALL_REPLY_BYTES:
+            yield
+            return
+        await held.grow(more_bytes)
+        try:
+            yield
+        finally:
+            held.shrink(more_bytes)
+
+    @contextmanager
+    def _patience(self, size_bytes: int) -> Iterator[None]:
+        """Give up sending where the caller does not read: what is unsent would be held for ever."""
+        config = self._setting.config
+        patience_s = config.reply_s + size_bytes / config.min_bytes_per_s
+        with trio.move_on_after(patience_s) as scope:
+            yield
+        if scope.cancelled_caught:
+            message = f"the reply was not read within {patience_s:.0f} s; read faster, or ask again"
+            raise fail(None, Status.UNAVAILABLE, message)
 
     def give_back(self) -> None:
         """Give back what the call held of the budgets."""
         self._held.release()
-        self._reply_held.release()
+        if self._context.reply_held is not None:
+            self._context.reply_held.release()
 
     async def remove_upload(self) -> None:
         """Remove the upload unless it was kept; only where `has_upload`."""

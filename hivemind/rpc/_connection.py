@@ -1,7 +1,7 @@
 """One connection of the server, and the calls on it."""
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import structlog
@@ -12,6 +12,7 @@ from hivemind.rpc._call import Call
 from hivemind.rpc._call_stream import CallSetting
 from hivemind.rpc._grpclib import Headers, LinkStream
 from hivemind.rpc._link import CLOSE_S, Link, handshake, tell_alert
+from hivemind.rpc.admission import CallShares
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +25,8 @@ class ServerConnection:
     ) -> None:
         self._setting = setting
         self._calls: dict[LinkStream, Call] = {}
-        self._strangers: set[Call] = set()
+        self._places: dict[Call, tuple[CallShares, Hashable]] = {}
+        self._strangers = 0
         self._nursery: trio.Nursery | None = None
         self._scope = trio.CancelScope()
         self.owner: str | None = None
@@ -71,22 +73,61 @@ class ServerConnection:
     def accept(self, stream: LinkStream, headers: Headers, release: Callable[[], None]) -> None:
         """Start the call; a peer that resets calls faster than they clean up is told to wait."""
         limit = self._setting.config.max_concurrent_streams
-        if self.link.is_going_away or len(self._calls) >= limit or self._nursery is None:
+        arrivals = self._setting.arrivals
+        if (
+            self.link.is_going_away
+            or len(self._calls) >= limit
+            or self._nursery is None
+            or not arrivals.take(self)
+        ):
             stream.reset_nowait(ErrorCodes.REFUSED_STREAM)
             release()
             return
         call = self._calls[stream] = Call(self._setting, stream, headers, self)
+        self._places[call] = (arrivals, self)
         self._nursery.start_soon(self._run_call, call, stream, release)
 
-    def admit(self, call: Call, *, owner: str | None) -> bool:
-        """Whether the call may run: those without a token are few on one connection."""
+    def admit(self, call: Call, *, owner: str | None) -> str | None:
+        """Have the call counted as its owner's, None being a stranger; why it may not run, if so.
+
+        Calls without a token are few on one connection.
+        """
+        self._give_place(call)
         if owner is not None:
             self.owner = owner
+            if not self._setting.calls.take(owner):
+                return "too many calls of yours are in flight; let some end, then try again"
+            self._places[call] = (self._setting.calls, owner)
+            return None
+        if self._strangers >= self._setting.config.max_open_calls or not self._take_open():
+            return "too many calls without a token on this connection; try again"
+        self._strangers += 1
+        self._places[call] = (self._setting.open_calls, self)
+        return None
+
+    def _take_open(self) -> bool:
+        """Whether there is a place for a stranger's call, if need be in those of whoever has most.
+
+        Anybody can fill them: who has none yet must get one all the same.
+        """
+        shares = self._setting.open_calls
+        if shares.take(self):
             return True
-        if len(self._strangers) >= self._setting.config.max_open_calls:
+        largest = shares.largest()
+        if self._strangers or not isinstance(largest, ServerConnection):
             return False
-        self._strangers.add(call)
+        largest.evict()
+        shares.take_anyway(self)
         return True
+
+    def _give_place(self, call: Call) -> None:
+        place = self._places.pop(call, None)
+        if place is None:
+            return
+        shares, holder = place
+        shares.give(holder)
+        if shares is self._setting.open_calls:
+            self._strangers -= 1
 
     def evict(self) -> None:
         """Close it at once, in favour of another connection."""
@@ -109,7 +150,7 @@ class ServerConnection:
             if stream.closable:
                 stream.reset_nowait(ErrorCodes.INTERNAL_ERROR)
         finally:
-            self._strangers.discard(call)
+            self._give_place(call)
             del self._calls[stream]
             release()
 

@@ -149,6 +149,11 @@ class Reservation:
         await self._budget.take(more_bytes, self._owner)
         self.size_bytes += more_bytes
 
+    def shrink(self, less_bytes: int) -> None:
+        """Give some of it back."""
+        self.size_bytes -= less_bytes
+        self._budget.give(less_bytes, self._owner)
+
     def release(self) -> None:
         """Give everything back."""
         size_bytes, self.size_bytes = self.size_bytes, 0

@@ -28,6 +28,8 @@ class TransportConfig:
     """What all messages over 64 KiB that a server is taking in may hold together."""
     reply_budget_bytes: int = 128 * MIB
     """What all replies that were put together and are not sent yet may hold together."""
+    reply_s: float = 30.0
+    """How long a caller may leave a reply unread, with the time that `min_bytes_per_s` gives it."""
 
     max_message_fields: int = 10_000
     """Fields of one request, nested ones included: decoding holds up all other tasks for some 35
@@ -39,6 +41,12 @@ class TransportConfig:
     max_concurrent_streams: int = 1000
     max_open_calls: int = 100
     """Calls without a token on one connection at once."""
+    max_calls: int = 8192
+    """Calls in flight of all who are known, which they share; each costs some 14 KiB."""
+    max_all_open_calls: int = 2048
+    """Calls without a token on all connections; for one more, whoever has most is hung up on."""
+    max_arrivals: int = 4096
+    """Calls whose caller was not looked at yet, on all connections, which they share."""
     max_frame_bytes: int = 64 * KIB
     max_header_bytes: int = 32 * KIB
     stream_window_bytes: int = MIB

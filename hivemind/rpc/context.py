@@ -1,6 +1,5 @@
 """The call that the current task serves: who calls, from where, and what goes with the answer."""
 
-from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from hivemind.rpc.errors import ErrorCode
 
 if TYPE_CHECKING:
     from hivemind.rpc.auth import Principal
+    from hivemind.rpc.budget import Reservation
     from hivemind.rpc.reply import ReplyTail
     from hivemind.rpc.spool import SpoolFile
 
@@ -26,8 +26,8 @@ class CallContext:
     error_code: ErrorCode | None = None
     upload: "SpoolFile | None" = None
     reply_tail: "ReplyTail | None" = None
-    hold_reply: Callable[[int], Awaitable[None]] | None = None
-    """Counts bytes that are in memory until the reply is sent."""
+    reply_held: "Reservation | None" = None
+    """What is in memory for its replies; once it is known whose call it is."""
 
     @property
     def owner(self) -> str | None:
@@ -61,6 +61,12 @@ def current_owner() -> str | None:
     """Whose call this task serves, as `CallContext.owner`; None outside of a call."""
     context = _current.get(None)
     return None if context is None else context.owner
+
+
+def current_reply_held() -> "Reservation | None":
+    """What this task's call holds for its replies; None outside of a call."""
+    context = _current.get(None)
+    return None if context is None else context.reply_held
 
 
 def current_peer() -> str:

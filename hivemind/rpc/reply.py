@@ -4,11 +4,18 @@ Encoded messages can be joined: the fields of what follows count as if they had 
 So a handler returns its reply without the large part, and leaves that, encoded, as a tail.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 
 import attrs
 
-from hivemind.rpc.context import current_call
+from hivemind.rpc.context import current_call, current_reply_held
+
+PIECE_BYTES = 256 * 1024
+"""What is read of a file at a time, and held until it is sent."""
+
+PAGE_BYTES = 512 * 1024
+"""What a page of a listing takes, of 200 entries at most, as records, messages and bytes."""
 
 MOST_REPLY_BYTES = 2**31 - 1024 * 1024
 """protobuf takes messages of less than two gibibytes; the rest of the reply has room beside it."""
@@ -32,12 +39,33 @@ def leave_reply_tail(tail: ReplyTail) -> None:
 async def hold_reply(size_bytes: int) -> None:
     """Count bytes that are in memory until the current call's reply is sent.
 
+    To be called before they are: whoever waits here should hold nothing yet. Outside of a call
+    nothing is counted.
+
     Raises:
         CallRefused: RESOURCE_EXHAUSTED: all such replies hold too much together.
     """
-    hold = current_call().hold_reply
-    if hold is not None:
-        await hold(size_bytes)
+    held = current_reply_held()
+    if held is not None:
+        await held.grow(size_bytes)
+
+
+@asynccontextmanager
+async def holding_reply(size_bytes: int) -> AsyncIterator[None]:
+    """Count bytes that are in memory within the block, which sends some of a stream's replies.
+
+    Raises:
+        CallRefused: as ``hold_reply``.
+    """
+    held = current_reply_held()
+    if held is None:
+        yield
+        return
+    await held.grow(size_bytes)
+    try:
+        yield
+    finally:
+        held.shrink(size_bytes)
 
 
 def bytes_field(number: int, size_bytes: int) -> bytes:

@@ -16,6 +16,7 @@ from hivemind.rpc._grpclib import (
     IServable,
     adopt_service,
 )
+from hivemind.rpc.admission import CallShares
 from hivemind.rpc.auth import Authenticator
 from hivemind.rpc.budget import ByteBudget
 from hivemind.rpc.config import TransportConfig
@@ -58,6 +59,9 @@ class Server:
             authenticator=authenticator,
             budget=ByteBudget(self._config.message_budget_bytes),
             reply_budget=ByteBudget(self._config.reply_budget_bytes),
+            calls=CallShares(self._config.max_calls),
+            open_calls=CallShares(self._config.max_all_open_calls),
+            arrivals=CallShares(self._config.max_arrivals),
             spool=spool,
             spooled=spooled or {},
         )

@@ -3,7 +3,8 @@ import json
 import tarfile
 import tracemalloc
 import zipfile
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,41 @@ async def test_more_files_than_anybody_sends_are_cut_off(monkeypatch: pytest.Mon
     got = await unzipped(parts(data))
     assert len(got) == 4
     assert "more than 3 outputs" in json.loads(got["result.json"])["outputs"]
+
+
+async def test_names_that_would_fill_the_memory_are_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every folder around a file is remembered by its whole name: a few would make gigabytes."""
+    monkeypatch.setattr("hivemind.master.results._MOST_NAMES_BYTES", 1000)
+    deep = "/".join("a" * 101) + "/f"
+    data = tar_of(
+        lambda tar: [
+            add(tar, name) for name in (deep, "b/f", "l" * 995, "after", *("x" * 100 for _ in "ab"))
+        ]
+    )
+    got = await unzipped(parts(data))
+    outputs = [name for name in got if name.startswith("output/")]
+    assert outputs == ["output/b/f", "output/" + "l" * 995]
+    assert "names of the outputs are too long" in json.loads(got["result.json"])["outputs"]
+    within = "/".join("a" * 100) + "/f"
+    assert f"output/{within}" in await unzipped(parts(tar_of(lambda tar: add(tar, within))))
+
+
+async def test_the_directory_of_a_result_counts_among_the_replies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held: list[int] = []
+
+    @asynccontextmanager
+    async def hold(size_bytes: int) -> AsyncIterator[None]:
+        held.append(size_bytes)
+        yield
+
+    monkeypatch.setattr("hivemind.master.results.holding_reply", hold)
+    data = tar_of(lambda tar: [add(tar, f"{number:05}") for number in range(5000)])
+    await pieces_of(parts(data))
+    assert 5000 * 1000 < sum(held) < 5000 * 1100
 
 
 async def test_a_reader_who_stops_early_leaves_no_file_open(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import attrs
 import psutil
 import pytest
 import trio
+import trio.lowlevel
 
 import sandbox
 from sandbox import Reason, Start, cell_run
@@ -64,7 +65,7 @@ async def _wait_dead(pid: int) -> None:
     """Wait until it has died, reaped or not: up to then what it started may take a run."""
     with trio.fail_after(10), contextlib.suppress(psutil.NoSuchProcess):
         while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
 
 
 def _launchers(pool: sandbox.Pool) -> list[int]:

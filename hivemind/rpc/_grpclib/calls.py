@@ -3,8 +3,6 @@
 
 import math
 import struct
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any, Generic, TypeVar, cast
 
 import grpclib.client
@@ -13,6 +11,7 @@ from grpclib.const import Handler
 from grpclib.encoding.base import CodecBase
 from grpclib.encoding.proto import ProtoCodec
 from grpclib.events import _DispatchChannelEvents, _DispatchServerEvents
+from grpclib.exceptions import ProtocolError
 from grpclib.metadata import Deadline, _Metadata
 
 from hivemind.rpc._grpclib.transport import Headers, LinkStream
@@ -80,28 +79,23 @@ class ServerCallStream(grpclib.server.Stream[R, S], Generic[R, S]):
         (message,) = await self._dispatch.recv_message(message)
         return message
 
-    async def send_with_tail(
-        self, message: S, tail_bytes: int, tail: AsyncGenerator[bytes, None]
-    ) -> None:
-        """Send one message whose encoding ends with ``tail``, which has just ``tail_bytes``, and
-        close that.
+    def encode(self, message: S, tail_bytes: int) -> bytes:
+        """The message with its prefix, as it stands before ``tail_bytes`` more."""
+        encoded = self._codec.encode(message, self._send_type)
+        return struct.pack(">BI", 0, len(encoded) + tail_bytes) + encoded
 
-        Raises ValueError where it has more or less; the message is then not whole.
+    async def begin_sending(self) -> None:
+        """Send the headers, unless they were sent.
+
+        Raises ProtocolError where the one message of the reply was sent already.
         """
+        if self._send_message_done and not self._cardinality.server_streaming:
+            raise ProtocolError("the reply was sent already")
         if not self._send_initial_metadata_done:
             await self.send_initial_metadata()
-        encoded = self._codec.encode(message, self._send_type)
-        prefix = struct.pack(">BI", 0, len(encoded) + tail_bytes)
-        await self.h2_stream.send_data(prefix + encoded)
-        left = tail_bytes
-        async with aclosing(tail):
-            async for chunk in tail:
-                left -= len(chunk)
-                if left < 0:
-                    break
-                await self.h2_stream.send_data(chunk)
-        if left:
-            raise ValueError(f"a reply of {tail_bytes} bytes has {tail_bytes - left}")
+
+    def note_sent(self) -> None:
+        """A message was sent to its end."""
         self._send_message_done = True
 
 

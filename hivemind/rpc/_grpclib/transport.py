@@ -183,6 +183,16 @@ class LinkStream(Stream):
             if is_last:
                 return
 
+    def has_room_for(self, size: int) -> bool:
+        """Whether so much would be sent at once."""
+        return (
+            size <= MAX_SENT_FRAME_BYTES
+            and self.connection.write_ready.is_set()
+            and self.terminated is None
+            and self.id in self._h2_connection.streams
+            and size <= self._h2_connection.local_flow_control_window(self.id)
+        )
+
     async def _wait_for_window(self) -> None:
         self.window_updated.clear()
         self.connection.window_waiters.add(self)

@@ -9,6 +9,7 @@ from hivemind.rpc.auth import Principal
 from hivemind.rpc.channel import Channel
 from hivemind.rpc.contract.callers import current_account
 from hivemind.rpc.contract.faults import MalformedMessage
+from hivemind.rpc.reply import PAGE_BYTES, hold_reply
 from hivemind.rpc.stubs import bind
 
 
@@ -43,6 +44,7 @@ class _CreditsService(v1.CreditsBase):
         )
 
     async def history(self, message: v1.HistoryRequest) -> v1.HistoryResponse:
+        await hold_reply(PAGE_BYTES)
         history = await self._handlers.history(
             current_account(), message.account, message.cursor, message.limit or 100
         )

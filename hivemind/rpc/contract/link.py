@@ -27,6 +27,7 @@ from hivemind.rpc.contract.link_messages import (
     worker_item_to_wire,
 )
 from hivemind.rpc.contract.streams import closable
+from hivemind.rpc.reply import PIECE_BYTES, hold_reply
 from hivemind.rpc.stubs import bind
 
 OPEN_METHODS = frozenset(
@@ -124,6 +125,7 @@ class _LinkService(v1.LinkBase):
     async def fetch_payload(
         self, message: v1.FetchPayloadRequest
     ) -> AsyncIterator[v1.FetchPayloadResponse]:
+        await hold_reply(PIECE_BYTES)
         pieces = self._handlers.fetch_payload(
             current_node(),
             AttemptRef(message.task_id, message.attempt),

@@ -8,6 +8,7 @@ from hivemind.core.records import Capacity, Vitals
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.channel import Channel
 from hivemind.rpc.contract.callers import current_account
+from hivemind.rpc.reply import PAGE_BYTES, hold_reply
 from hivemind.rpc.stubs import bind
 
 
@@ -139,6 +140,7 @@ class _NodesService(v1.NodesBase):
         self._handlers = handlers
 
     async def list_nodes(self, message: v1.ListNodesRequest) -> v1.ListNodesResponse:
+        await hold_reply(PAGE_BYTES)
         page = await self._handlers.list_nodes(
             current_account(), message.cursor, message.limit or 100
         )

@@ -13,9 +13,13 @@ from hivemind.rpc.context import note_error_code
 from hivemind.rpc.contract.callers import current_account
 from hivemind.rpc.contract.faults import NamedFault
 from hivemind.rpc.errors import ErrorCode
+from hivemind.rpc.reply import hold_reply
 
 _ENCODED_AT_ONCE = 50
 """Each costs some 35 microseconds, in which nobody else is served."""
+
+_NODE_BYTES = 1024
+"""What one takes as a record, as a message and encoded, with names as long as they may be."""
 
 
 class PublicNodeHandlers(Protocol):
@@ -96,7 +100,9 @@ class _NodeManagerService(nodepool.NodeManagerServiceBase):
     ) -> nodepool.GetNodeListResponse:
         current_account()
         pieces: list[bytes] = []
-        for count, info in enumerate(await self._handlers.list_nodes()):
+        infos = await self._handlers.list_nodes()
+        await hold_reply(_NODE_BYTES * len(infos))
+        for count, info in enumerate(infos):
             if count % _ENCODED_AT_ONCE == _ENCODED_AT_ONCE - 1:
                 await trio.lowlevel.checkpoint()
             pieces.append(bytes(nodepool.GetNodeListResponse(nodes=[_info_to_wire(info)])))

@@ -35,6 +35,7 @@ from hivemind.rpc.contract.task_messages import (
     task_from_wire,
     task_to_wire,
 )
+from hivemind.rpc.reply import PAGE_BYTES, PIECE_BYTES, hold_reply
 from hivemind.rpc.stubs import bind
 
 
@@ -98,6 +99,7 @@ class _TasksService(v1.TasksBase):
         )
 
     async def list(self, message: v1.ListRequest) -> v1.ListResponse:
+        await hold_reply(PAGE_BYTES)
         page = await self._handlers.list(
             current_account(),
             ListQuery(
@@ -127,6 +129,7 @@ class _TasksService(v1.TasksBase):
                     yield v1.WatchResponse(output=output_to_wire(item))
 
     async def download(self, message: v1.DownloadRequest) -> AsyncIterator[v1.DownloadResponse]:
+        await hold_reply(PIECE_BYTES)
         pieces = self._handlers.download(current_account(), message.task_id)
         async with aclosing(pieces):
             async for data in pieces:
