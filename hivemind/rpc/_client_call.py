@@ -103,12 +103,14 @@ class ClientCall(ClientCallStream[S, R]):
                 await self.finish()
         except Exception as late:
             translated = self.translated(late)
+            await let_deadline_win(translated)
             if translated is late:
                 raise
             raise translated from late
         finally:
             self.let_go()
         if exc_val is not None and (seen := self.translated(exc_val)) is not exc_val:
+            await let_deadline_win(seen)
             raise seen from exc_val
 
     # Not a clean-up to be shielded: waiting for the status must stay cancellable.
@@ -204,3 +206,12 @@ class ClientCall(ClientCallStream[S, R]):
         except ValueError:
             status = Status.UNKNOWN
         return status, decode_grpc_message(headers.get("grpc-message", ""))
+
+
+async def let_deadline_win(seen: BaseException) -> None:
+    """Raise Trio's cancellation where a deadline of the caller's own scopes has passed.
+
+    The server goes by the same deadline: its word of that may be read just before ours is due.
+    """
+    if isinstance(seen, DeadlineExceeded):
+        await trio.lowlevel.checkpoint()

@@ -13,7 +13,7 @@ import trio
 from grpclib.exceptions import StreamTerminatedError
 from h2.exceptions import H2Error
 
-from hivemind.rpc._client_call import ClientCall
+from hivemind.rpc._client_call import ClientCall, let_deadline_win
 from hivemind.rpc._grpclib import MessageSource, ServiceStub, StubBase
 from hivemind.rpc.channel import Channel
 from hivemind.rpc.errors import DeadlineExceeded
@@ -103,6 +103,7 @@ class Replies:
             if source_error is not None:
                 raise source_error from None
             translated = self._call.translated(error)
+            await let_deadline_win(translated)
             if translated is error:
                 raise
             raise translated from error

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from grpclib.const import Status
 
+from hivemind.rpc._client_call import ClientCall
 from hivemind.rpc.channel import open_channel
 from hivemind.rpc.config import TransportConfig
 from hivemind.rpc.errors import (
@@ -130,6 +132,28 @@ async def test_the_callers_scope_cancels_the_call_at_the_server() -> None:
                 scope.cancel()
         await until(lambda: service.ends == ["Cancelled"] * 2)
         assert (await stub.unary(Ping(text="still"))).text == "still"
+
+
+async def test_a_deadline_that_the_server_saw_first_is_still_the_callers_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Late(EchoBase):
+        async def unary(self, message: Ping) -> Pong:
+            raise fail(None, Status.DEADLINE_EXCEEDED, "the call's deadline has passed")
+
+    async with served([Late()]) as channel:
+        with pytest.raises(DeadlineExceeded):
+            await bind(EchoStub, channel).unary(Ping())
+        with trio.CancelScope() as scope:
+            remote = ClientCall._remote
+
+            def as_it_is_read(call: Any, status: Any, message: str) -> Exception:
+                scope.cancel()
+                return remote(call, status, message)
+
+            monkeypatch.setattr(ClientCall, "_remote", as_it_is_read)
+            await bind(EchoStub, channel).unary(Ping())
+        assert scope.cancelled_caught
 
 
 async def test_the_deadline_on_the_wire_is_never_earlier_than_the_callers() -> None:
