@@ -163,7 +163,10 @@ class ClientCall(ClientCallStream[S, R]):
                     return None
                 body = await buffer.read(length) if length else b""
             except TruncatedMessage as error:
-                raise RemoteError(Status.INTERNAL, None, str(error)) from error
+                # A reply that we did not read in time ends in its midst, and with a reason.
+                status = self._arrived_status()
+                seen = RemoteError(Status.INTERNAL, None, str(error))
+                raise (seen if status is None else self._remote(*status)) from error
             except CallRefused as error:
                 raise RemoteError(error.status, None, f"the reply: {error.message}") from error
             try:

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import h2.events
@@ -13,9 +13,13 @@ from h2.settings import SettingCodes
 from hivemind.rpc.admission import CallShares
 from hivemind.rpc.auth import Authenticator, Principal
 from hivemind.rpc.config import KIB, MIB, TransportConfig
-from tests.rpc._pb.hmtest import Ping, Pong
+from hivemind.rpc.contract.streams import closable
+from hivemind.rpc.errors import RemoteError
+from hivemind.rpc.stubs import bind
+from tests.rpc._pb.hmtest import EchoStub, Ping, Pong
+from tests.rpc.conftest import GrpcioClient
 from tests.rpc.raw import RawClient, framed, raw_client
-from tests.rpc.service import OPEN_METHODS, EchoService, serving, until
+from tests.rpc.service import OPEN_METHODS, EchoService, served, serving, until
 
 UNARY = "/hmtest.Echo/Unary"
 DOWN = "/hmtest.Echo/Down"
@@ -129,6 +133,40 @@ async def test_a_reply_that_nobody_reads_is_given_up_in_time() -> None:
         answer = await client.trailers(stream_id)
         assert answer["grpc-status"] == "14", answer
         assert "was not read within" in answer["grpc-message"]
+
+
+IMPATIENT = TransportConfig(reply_s=0.3, min_bytes_per_s=4 * MIB, max_open_calls=1000)
+
+
+async def test_our_client_learns_why_a_reply_ended_in_its_midst() -> None:
+    async with served([EchoService()], config=IMPATIENT) as channel:
+        stub = bind(EchoStub, channel)
+        async with aclosing(closable(stub.down(Ping(count=400, data=b"x" * 60 * KIB)))) as replies:
+            await anext(replies)
+            await trio.sleep(1)
+            with pytest.raises(RemoteError, match="was not read within") as caught:
+                async for _ in replies:
+                    pass
+        assert caught.value.status.name == "UNAVAILABLE"
+        assert (await stub.unary(Ping(text="on"))).text == "on"
+
+
+async def test_grpcio_learns_why_a_reply_ended_in_its_midst(grpcio_client: GrpcioClient) -> None:
+    code = """
+import time
+replies = stub.Down(pb.Ping(count=400, data=b"x" * 60_000), timeout=20)
+next(replies)
+time.sleep(1.5)
+try:
+    list(replies)
+except grpc.RpcError as error:
+    say([error.code().name, error.details()])
+"""
+    serve = serving([EchoService()], config=IMPATIENT)
+    async with serve as at, grpcio_client(at.port, code) as client:
+        name, details = await client.hear()
+    assert name == "UNAVAILABLE"
+    assert "was not read within" in details
 
 
 async def test_unread_replies_of_one_account_are_counted_however_they_are_made() -> None:
