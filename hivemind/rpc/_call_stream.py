@@ -33,11 +33,8 @@ from hivemind.rpc.turns import Turns
 R = TypeVar("R")
 S = TypeVar("S")
 
-BUDGETED_BYTES = 64 * KIB
-"""Messages up to this size are not counted against the budget."""
-
-_SMALL_REPLY_BYTES = 4 * KIB
-"""Replies up to this size are not counted: they cost less than the call itself."""
+SMALL_BYTES = 4 * KIB
+"""Messages up to this size are not counted, either way: they cost less than the call itself."""
 
 _MOST_LENGTH = 2**32 - 1
 """What a message's prefix can say."""
@@ -163,7 +160,7 @@ class CallStream(ServerCallStream[R, S]):
             most_bytes = _most_bytes(spool, spooled)
             if length > most_bytes + spooled.rest_bytes:
                 raise OverLimit(most_bytes)
-        if length > BUDGETED_BYTES and spooled is None:
+        if length > SMALL_BYTES and spooled is None:
             self._held = Reservation(self._setting.budget, self._context.owner)
             await self._held.grow(length)
         deadline_s = _messages.body_seconds(
@@ -232,7 +229,7 @@ class CallStream(ServerCallStream[R, S]):
         """Count what is to be sent, unless the handler has counted it."""
         held = self._context.reply_held
         more_bytes = 0 if held is None else size_bytes - held.size_bytes
-        if held is None or more_bytes <= _SMALL_REPLY_BYTES:
+        if held is None or more_bytes <= SMALL_BYTES:
             yield
             return
         await held.grow(more_bytes)

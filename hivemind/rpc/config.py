@@ -25,7 +25,7 @@ class TransportConfig:
     open_message_bytes: int = 64 * KIB
     """The limit for methods that need no token, unless `method_message_bytes` names them."""
     message_budget_bytes: int = 256 * MIB
-    """What all messages over 64 KiB that a server is taking in may hold together."""
+    """What all messages over 4 KiB that a server is taking in may hold together."""
     reply_budget_bytes: int = 128 * MIB
     """What all replies that were put together and are not sent yet may hold together."""
     reply_s: float = 30.0
@@ -48,7 +48,7 @@ class TransportConfig:
     max_arrivals: int = 4096
     """Calls whose caller was not looked at yet, on all connections, which they share."""
     max_frame_bytes: int = 64 * KIB
-    max_header_bytes: int = 32 * KIB
+    max_header_bytes: int = 16 * KIB
     stream_window_bytes: int = MIB
     connection_window_bytes: int = 16 * MIB
     send_buffer_bytes: int = 256 * KIB

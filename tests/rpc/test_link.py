@@ -28,7 +28,7 @@ async def test_the_first_settings_hold_every_value_and_large_frames_pass_at_once
         assert settings.max_frame_size == 64 * KIB
         assert settings.max_concurrent_streams == 1000
         assert settings.initial_window_size == MIB
-        assert settings.max_header_list_size == 32 * KIB
+        assert settings.max_header_list_size == 16 * KIB
         assert client.h2.outbound_flow_control_window == 16 * MIB
         # Before the acknowledgement of the settings could have come back.
         frame = framed(Ping(data=b"x" * (64 * KIB - 20)))
