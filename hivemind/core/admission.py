@@ -132,7 +132,7 @@ def admit(
     if not may_use(profile, account):
         raise PolicyRefused(
             f"account {account.name} may not use policy {profile.name}: "
-            "choose another with --policy, or ask an admin to be let in"
+            "choose another policy, or ask an admin to be let in"
         )
     if unfinished >= rules.queue_per_account:
         raise PolicyRefused(
@@ -268,7 +268,7 @@ def _granted(limit: Limit, asked: float | None, profile: Profile) -> float:
     if asked > bound.most:
         raise PolicyRefused(
             f"{limit.name} {limit.show(asked)} was asked for and policy {profile.name} allows at "
-            f"most {limit.show(bound.most)}: ask for less, or choose another with --policy"
+            f"most {limit.show(bound.most)}: ask for less, or choose another policy"
         )
     if not asked >= least:
         raise PolicyRefused(
@@ -285,7 +285,7 @@ def _granted_mode(limit: ModeLimit, asked: Mode | None, profile: Profile) -> Mod
     if not asked.is_within(most):
         raise PolicyRefused(
             f"{limit.key} {asked} was asked for and policy {profile.name} allows at most {most}: "
-            "ask for less, or choose another with --policy"
+            "ask for less, or choose another policy"
         )
     return asked
 
@@ -354,7 +354,7 @@ Wish = TypeVar("Wish", int, str)
 
 def _with_gpu(what: str, wish: Wish, gpus: float) -> Wish:
     if wish and not gpus:
-        raise PolicyRefused(f"{what} was asked for but no GPU: ask for --gpus 1 or more")
+        raise PolicyRefused(f"{what} was asked for but no GPU: ask for one GPU or more")
     if isinstance(wish, int) and not 0 <= wish <= _MOST_BYTES:
         raise PolicyRefused(f"{what} of {wish} bytes cannot be had: ask for another amount")
     return wish

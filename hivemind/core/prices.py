@@ -130,11 +130,11 @@ def check_affordable(offer: Quote, *, account: str, most_ucpt: int | None) -> No
     could = f"it could cost {show_cpt(offer.most_ucpt)} ({show_rate(offer)})"
     if offer.means is Means.NONE:
         raise TooDear(
-            f"{could} and {account} has {show_cpt(offer.balance_ucpt)}: shorten --time, ask for "
+            f"{could} and {account} has {show_cpt(offer.balance_ucpt)}: shorten its time, ask for "
             "less, or get more CPT"
         )
     if most_ucpt is not None and offer.hold_ucpt > most_ucpt:
         raise TooDear(
-            f"{could} and --max-cpt allows {show_cpt(most_ucpt)}: shorten --time, ask for less, "
+            f"{could} and max-cpt allows {show_cpt(most_ucpt)}: shorten its time, ask for less, "
             "or allow more"
         )

@@ -103,7 +103,7 @@ def test_a_script_says_itself_what_it_may_cost_and_whom_it_trusts(
     script.write_text(text.format(1))
     refused = poor.run("run", str(script))
     assert (refused.returncode, refused.stdout) == (125, "")
-    assert "--max-cpt allows 1 CPT" in refused.stderr
+    assert "max-cpt allows 1 CPT" in refused.stderr
     # Flags win over the file.
     assert poor.run("run", "--max-cpt", "20", str(script)).stdout == "7\n"
     (task,) = poor.client.list(include_ended=True)

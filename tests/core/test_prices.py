@@ -106,14 +106,14 @@ def test_a_task_that_cannot_be_paid_is_refused_with_what_to_do() -> None:
         check_affordable(offer(Means.NONE), account="ann", most_ucpt=None)
     assert str(refusal.value) == (
         "it could cost 20 CPT (2 CPT a minute for up to 10m) and ann has 5 CPT: "
-        "shorten --time, ask for less, or get more CPT"
+        "shorten its time, ask for less, or get more CPT"
     )
 
 
 def test_no_more_is_held_than_the_submitter_allows() -> None:
     check_affordable(offer(Means.HOLD), account="ann", most_ucpt=20 * CPT)
     check_affordable(offer(Means.OWN_NODES), account="ann", most_ucpt=0)
-    with pytest.raises(TooDear, match=r"20 CPT .* and --max-cpt allows 19\.999999 CPT: shorten"):
+    with pytest.raises(TooDear, match=r"20 CPT .* and max-cpt allows 19\.999999 CPT: shorten"):
         check_affordable(offer(Means.HOLD), account="ann", most_ucpt=20 * CPT - 1)
 
 

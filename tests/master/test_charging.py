@@ -45,7 +45,7 @@ async def test_a_newcomers_grant_pays_for_several_default_tasks_and_then_no_more
         assert refusal.code is ErrorCode.INSUFFICIENT_RESOURCES
         assert refusal.message == (
             "INSUFFICIENT_RESOURCES: it could cost 20 CPT (2 CPT a minute for up to 10m) and bob "
-            "has 0 CPT: shorten --time, ask for less, or get more CPT"
+            "has 0 CPT: shorten its time, ask for less, or get more CPT"
         )
         assert len(pool.reactor.cluster.tasks) == 5
 
@@ -94,7 +94,7 @@ async def test_no_more_is_held_than_was_allowed(tmp_path: Path) -> None:
     async with open_pool(tmp_path) as pool, pool.tasks_of("bob") as client:
         refusal = await refusal_of(submit(client, ask=Ask(max_ucpt=20 * CPT - 1)))
         assert refusal.code is ErrorCode.INSUFFICIENT_RESOURCES
-        assert "--max-cpt allows 19.999999 CPT" in refusal.message
+        assert "max-cpt allows 19.999999 CPT" in refusal.message
         await submit(client, ask=Ask(max_ucpt=20 * CPT))
         assert await balance(pool, "bob") == 80 * CPT
 
