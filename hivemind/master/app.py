@@ -168,9 +168,9 @@ class Master:
         try:
             self._policies = load_policies(self._config.home)
         except SettingsError as error:
-            log.error("policies_not_reloaded", error=str(error))
+            log.error("policies_not_reloaded", daemon="master", error=str(error))
         else:
-            log.info("policies_reloaded")
+            log.info("policies_reloaded", daemon="master")
         self._reload_tls()
 
     def _reload_tls(self) -> None:
@@ -179,12 +179,12 @@ class Master:
         try:
             self._tls = load_tls(self._config)
         except BadCertificate as error:
-            log.error("certificate_not_reloaded", error=str(error))
+            log.error("certificate_not_reloaded", daemon="master", error=str(error))
             return
         if self._server is not None:
             self._server.use_tls(None if self._tls is None else self._tls.context)
         self._stale_credentials.ring()
-        log.info("certificate_reloaded")
+        log.info("certificate_reloaded", daemon="master")
 
     async def drain(self) -> None:
         """Take no new call, let those in flight end within the grace, and return.

@@ -446,5 +446,6 @@ async def _batches(place: Follower) -> AsyncGenerator[tuple[OutputChunk, ...], N
 
 def _no_such_task(task_id: str) -> NamedFault:
     return NamedFault(
-        ErrorCode.TASK_NOT_FOUND, f"no task {task_id[:64]!a}; list yours, the ended ones too, for their ids"
+        ErrorCode.TASK_NOT_FOUND,
+        f"no task {task_id[:64]!a}; list yours, the ended ones too, for their ids",
     )

@@ -113,11 +113,11 @@ class Worker:
         try:
             policies = load_policies(self._config.home)
         except Exception as error:
-            log.error("policies_not_reloaded", error=str(error))
+            log.error("policies_not_reloaded", daemon="worker", error=str(error))
         else:
             self._room.profiles = policies.profiles
             self._pool.use_cell_rules(plan_cells(policies.profiles.values()))
-            log.info("policies_reloaded")
+            log.info("policies_reloaded", daemon="worker")
 
     def _reload_tls(self) -> None:
         dial = self._dial
@@ -128,11 +128,11 @@ class Worker:
             if dial is not None and dial.tls is not None:
                 dial.tls = master_tls(self._config, credentials_of_home(self._config))
         except (BadCertificate, SettingsError) as error:
-            log.error("certificate_not_reloaded", error=str(error))
+            log.error("certificate_not_reloaded", daemon="worker", error=str(error))
         else:
             if front_tls is not None:
                 self._front.use_tls(front_tls)
-            log.info("certificate_reloaded")
+            log.info("certificate_reloaded", daemon="worker")
 
     async def drain(self) -> None:
         """Take nothing more, let what runs end within the grace, and tell the master all of it.

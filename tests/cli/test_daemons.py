@@ -85,7 +85,9 @@ def test_sighup_reads_the_policies_again_and_a_bad_one_changes_nothing(pool: Poo
     policies.mkdir(exist_ok=True)
     (policies / "tiny.toml").write_text('memory = { default = "16M", most = "16M" }\n')
     up.process.send_signal(signal.SIGHUP)
-    _wait_for_log(up.log, "policies_reloaded")
+    _wait_for_log(up.log, "policies_reloaded", times=2)
+    said = [line for line in up.log.read_text().splitlines() if "policies_reloaded" in line]
+    assert {line.rpartition("daemon=")[2] for line in said} == {"master", "worker"}
     done = pool.cli("run", "--policy", "tiny", "--memory", "1G", "--", "true", home=up.home)
     assert b"16M" in done.stderr
     (policies / "tiny.toml").write_text("memry = 1\n")
