@@ -286,7 +286,6 @@ class Master:
             PublicMasterCalls(
                 PublicTasks(
                     self.reactor,
-                    self._store,
                     self._tasks,
                     uploads=self._uploads,
                     output=self._output,

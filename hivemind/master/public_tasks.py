@@ -33,7 +33,6 @@ from hivemind.rpc.contract.public_tasks import Content, Delivery, Listed, Progre
 from hivemind.rpc.errors import ErrorCode
 from hivemind.rpc.reply import MOST_REPLY_BYTES, PIECE_BYTES, hold_reply
 from hivemind.rpc.spool import SpoolFile
-from hivemind.store.api import Store
 from hivemind.store.blobs import BlobFolder
 
 _IN_MEMORY_BYTES = 64 * 1024
@@ -54,7 +53,6 @@ class PublicTasks:
     def __init__(
         self,
         reactor: Reactor,
-        store: Store,
         tasks: Tasks,
         *,
         uploads: Uploads,
@@ -62,7 +60,6 @@ class PublicTasks:
         blobs: BlobFolder,
     ) -> None:
         self._reactor = reactor
-        self._store = store
         self._tasks = tasks
         self._uploads = uploads
         self._output = output
@@ -212,12 +209,7 @@ class PublicTasks:
         query = ListQuery(account=account, include_ended=True, limit=_PAGE)
         while True:
             page = await self._tasks.list(caller, query)
-            over = [task.id for task in page.tasks if not task.node_id and task.attempt]
-            nodes = await self._store.newest_nodes(over)
-            yield [
-                Listed(task, _shown_id(task, caller), task.node_id or nodes.get(task.id, ""))
-                for task in page.tasks
-            ]
+            yield [Listed(task, _shown_id(task, caller)) for task in page.tasks]
             if not page.next_cursor:
                 return
             query = ListQuery(

@@ -1,6 +1,6 @@
 """The Tasks service: submit, look, watch, stop, and fetch the result."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 import attrs
@@ -270,6 +270,7 @@ class Tasks:
     async def get(self, caller: Principal, task_id: str) -> TaskDetail:
         """A task with its attempts. Raises CallRefused."""
         task = await self.find(caller, task_id)
+        (task,) = await self._with_nodes((task,))
         return TaskDetail(task=task, attempts=await self._store.attempts(task.id))
 
     async def list(self, caller: Principal, query: ListQuery) -> TaskList:
@@ -288,7 +289,9 @@ class Tasks:
             )
         except BadCursor as error:
             raise invalid("this cursor was not given out by a listing") from error
-        return TaskList(tasks=page.tasks, next_cursor=page.next_cursor or "")
+        return TaskList(
+            tasks=await self._with_nodes(page.tasks), next_cursor=page.next_cursor or ""
+        )
 
     async def explain(self, caller: Principal, task_id: str) -> Explanation:
         """Why the task is where it is. Raises CallRefused."""
@@ -334,7 +337,8 @@ class Tasks:
                         place = await self._follow(found.id, number, 0)
                         continue
                 if task.state.is_end:
-                    yield task
+                    (ended,) = await self._with_nodes((task,))
+                    yield ended
                     return
                 if query.until_now:
                     return
@@ -397,6 +401,14 @@ class Tasks:
         if task is None:
             raise _no_such_task(task_id)
         return task
+
+    async def _with_nodes(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
+        """Each with the node of its newest attempt; a task itself has one while it is there."""
+        over = [task.id for task in tasks if not task.node_id and task.attempt]
+        nodes = await self._store.newest_nodes(over) if over else {}
+        return tuple(
+            attrs.evolve(task, node_id=task.node_id or nodes.get(task.id, "")) for task in tasks
+        )
 
     async def find(self, caller: Principal, task_id: str) -> Task:
         """The task of this id, or the caller's task that it calls by this id.

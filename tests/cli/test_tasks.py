@@ -96,7 +96,9 @@ def test_the_result_of_a_task_that_runs_is_not_there_yet(shell: Shell, tmp_path:
 def test_ps_lists_what_has_not_ended_and_all_of_it_on_request(shell: Shell, failed: str) -> None:
     running = shell.client.submit(command=["sleep", "60"], name="runs")
     unfinished = [task["id"] for task in _json(shell, "ps")["tasks"]]
-    everything = [task["id"] for task in _json(shell, "ps", "--all")["tasks"]]
+    listed = _json(shell, "ps", "--all")["tasks"]
+    everything = [task["id"] for task in listed]
+    nodes = [node["id"] for node in _json(shell, "nodes")["nodes"]]
     text = shell.run("ps", "--all").stdout
     shell.client.stop(running)
     assert running in unfinished
@@ -105,6 +107,8 @@ def test_ps_lists_what_has_not_ended_and_all_of_it_on_request(shell: Shell, fail
     assert text.splitlines()[0].split() == ["ID", "NAME", "STATE", "NODE", "AGE", "RAN"]
     line = next(line for line in text.splitlines() if line.startswith(failed))
     assert "failed (3)" in line
+    assert [listed[everything.index(failed)]["node_id"]] == nodes
+    assert [_json(shell, "show", failed)["node_id"]] == nodes
 
 
 def test_show_tells_the_whole_story(shell: Shell, failed: str) -> None:

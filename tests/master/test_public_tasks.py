@@ -49,7 +49,6 @@ async def open_uploader(folder: Path) -> AsyncIterator[Uploader]:
         spool = Spool(folder=pool.blobs.incoming, budget=ByteBudget(10**9), max_bytes=10**9)
         public = PublicTasks(
             pool.reactor,
-            pool.store,
             pool.tasks,
             uploads=Uploads(pool.blobs, spool, lambda: 10**9),
             output=pool.output,

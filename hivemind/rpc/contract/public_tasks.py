@@ -91,7 +91,6 @@ class Listed:
     task: Task
     shown_id: str
     """By which the caller can ask for it."""
-    node_id: str
 
 
 class PublicTaskHandlers(Protocol):
@@ -241,7 +240,7 @@ def _status(listed: Listed) -> nodepool.TaskStatus:
     return nodepool.TaskStatus(
         task_id=listed.shown_id,
         status=public_status(task.state),
-        assigned_node=listed.node_id,
+        assigned_node=task.node_id,
         created_at=task.submitted_at,
         started_at=task.started_at or 0.0,
         completed_at=task.finished_at or 0.0,

@@ -1699,6 +1699,9 @@ class Task(betterproto2.Message):
     crashes: "int" = betterproto2.field(15, betterproto2.TYPE_UINT32)
 
     node_id: "str" = betterproto2.field(16, betterproto2.TYPE_STRING)
+    """
+    Of its newest attempt.
+    """
 
     reason: "str" = betterproto2.field(17, betterproto2.TYPE_STRING)
 
