@@ -98,20 +98,22 @@ class ClientCall(ClientCallStream[S, R]):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
+        failure = exc_val
         try:
-            if exc_val is None and self.is_sent:
+            if failure is None and self.is_sent:
                 await self.finish()
         except Exception as late:
-            translated = self.translated(late)
-            await let_deadline_win(translated)
-            if translated is late:
-                raise
-            raise translated from late
+            failure = late
         finally:
             self.let_go()
-        if exc_val is not None and (seen := self.translated(exc_val)) is not exc_val:
-            await let_deadline_win(seen)
-            raise seen from exc_val
+        if failure is None:
+            return
+        seen = self.translated(failure)
+        await let_deadline_win(seen)
+        if seen is not failure:
+            raise seen from failure
+        if failure is not exc_val:
+            raise failure
 
     # Not a clean-up to be shielded: waiting for the status must stay cancellable.
     __aexit__ = _leave

@@ -98,18 +98,19 @@ class Replies:
         try:
             return await self._next()
         except Exception as error:
+            failure = error
             self._let_go()
-            source_error = self._sender.error if self._sender is not None else None
-            if source_error is not None:
-                raise source_error from None
-            translated = self._call.translated(error)
-            await let_deadline_win(translated)
-            if translated is error:
-                raise
-            raise translated from error
         except BaseException:
             self._let_go()
             raise
+        source_error = self._sender.error if self._sender is not None else None
+        if source_error is not None:
+            raise source_error
+        seen = self._call.translated(failure)
+        await let_deadline_win(seen)
+        if seen is failure:
+            raise failure
+        raise seen from failure
 
     def __del__(self) -> None:
         self._let_go()
