@@ -387,6 +387,8 @@ class Assignment:
     payload_to_fetch: int = 0
     stdin: bytes | None = None
     stdin_to_fetch: int = 0
+    known_as: str = ""
+    """What whoever submitted it calls the task, where that is not the id of ``ref``."""
 
 
 @attrs.frozen

@@ -182,6 +182,7 @@ class Session:
             payload_to_fetch=payload_to_fetch,
             stdin=stdin,
             stdin_to_fetch=stdin_to_fetch,
+            known_as=task.client_id,
         )
 
     # --- what the worker says ---

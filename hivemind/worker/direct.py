@@ -277,6 +277,7 @@ class DirectTasks:
                     account=caller.account,
                     spec=b"",
                     payload_to_fetch=program.size,
+                    known_as=task.task_id,
                 ),
                 spec=spec,
                 profile=place.profile,
@@ -287,7 +288,6 @@ class DirectTasks:
                 note_change=_nobody_waits,
                 gpu=place.gpu,
                 interpreter=interpreter_of(task.kind, program.form),
-                known_as=task.task_id,
                 keeps_result=False,
             ),
         )

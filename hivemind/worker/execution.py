@@ -86,8 +86,6 @@ class Execution:
     """None where it has no GPU."""
     interpreter: tuple[str, ...] = ()
     """What runs a script, whatever its first line says; empty: that decides."""
-    known_as: str = ""
-    """What whoever started it calls the task, where that is not the assignment's id."""
     keeps_result: bool = True
     """Whether anybody will ask for what it leaves in its output folder."""
     _stop_asked: bool = attrs.field(default=False, init=False)
@@ -176,7 +174,7 @@ class Execution:
             ref=self.held.ref,
             account=self.assignment.account,
             profile=self.profile,
-            known_as=self.known_as,
+            known_as=self.assignment.known_as,
         )
         stdin = folder.stdin if spec.has_stdin else None
         match spec.kind:

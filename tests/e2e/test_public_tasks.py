@@ -89,9 +89,10 @@ def test_a_task_from_its_upload_to_its_result(up: Client) -> None:
     result = seen["result"]
     assert (result["success"], result["code"]) == (True, None)
     assert list(result["members"]) == ["output/made.txt", "result.json", "stderr.txt", "stdout.txt"]
-    assert result["members"]["output/made.txt"] == "kept"
+    assert result["members"]["output/made.txt"] == "kept by life"
     assert result["members"]["stderr.txt"] == "two\n"
-    assert json.loads(result["members"]["result.json"])["exit_code"] == 0
+    report = json.loads(result["members"]["result.json"])
+    assert (report["task_id"], report["exit_code"]) == ("life", 0)
     assert seen["same"]
     assert seen["row"] == ["COMPLETED", True, "alice"]
     assert seen["in_order"]

@@ -24,7 +24,7 @@ _READ = {
     "HIVEMIND_DEBUG": "`1` shows where an unforeseen fault of a command happened.",
 }
 _GIVEN = {
-    "HIVEMIND_TASK_ID": "The task's id.",
+    "HIVEMIND_TASK_ID": "The task's id: what its submitter called it, or what the pool does.",
     "HIVEMIND_ATTEMPT": "Which try at it this is, from 1.",
     "HIVEMIND_PARAM_": "How the variables begin that hold the parameters of a task that was handed "
     "to a worker itself; the rest is the parameter's name in capitals.",

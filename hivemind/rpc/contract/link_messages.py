@@ -307,6 +307,7 @@ def master_item_to_wire(item: MasterItem) -> v1.MasterItem:
                     payload_to_fetch=item.payload_to_fetch,
                     stdin=item.stdin,
                     stdin_to_fetch=item.stdin_to_fetch,
+                    known_as=item.known_as,
                 )
             )
         case StopOrder():
@@ -355,6 +356,7 @@ def master_item_from_wire(wire: v1.MasterItem) -> MasterItem:
                 payload_to_fetch=value.payload_to_fetch,
                 stdin=value.stdin,
                 stdin_to_fetch=value.stdin_to_fetch,
+                known_as=value.known_as,
             )
         case v1.AttemptRef():
             ref = _ref_from_wire(value)

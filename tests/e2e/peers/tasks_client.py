@@ -148,7 +148,8 @@ def life(people: People) -> Any:
         b"print('one', flush=True)\n"
         b"print('two', file=sys.stderr, flush=True)\n"
         b"sys.stdout.buffer.write(b'caf\\xc3\\xa9 \\xff')\n"
-        b"open(os.environ['HIVEMIND_OUTPUT'] + '/made.txt', 'w').write('kept')\n"
+        b"open(os.environ['HIVEMIND_OUTPUT'] + '/made.txt', 'w')"
+        b".write('kept by ' + os.environ['HIVEMIND_TASK_ID'])\n"
     )
     made = alice.upload("life", script, "alice")
     end = alice.wait("life")

@@ -360,6 +360,11 @@ class Assign(betterproto2.Message):
 
     account: "str" = betterproto2.field(9, betterproto2.TYPE_STRING)
 
+    known_as: "str" = betterproto2.field(10, betterproto2.TYPE_STRING)
+    """
+    What its client calls the task, where that is not task_id.
+    """
+
 
 default_message_pool.register_message("hivemind.v1", "Assign", Assign)
 
