@@ -49,6 +49,7 @@ def wait(task_ids: tuple[str, ...]) -> int:
 
     from hivemind.cli.faults import complain, told_of
     from hivemind.cli.session import with_client
+    from hivemind.cli.waits import tell_why_it_waits
     from hivemind.client.errors import ClientError
     from hivemind.core.records import TaskState
 
@@ -58,11 +59,13 @@ def wait(task_ids: tuple[str, ...]) -> int:
         at_once = trio.CapacityLimiter(_WAITS_AT_ONCE)
 
         async def wait_for(task_id: str) -> None:
-            async with at_once:
+            async with at_once, trio.open_nursery() as looking:
+                looking.start_soon(tell_why_it_waits, client, task_id)
                 try:
                     ends[task_id] = await client.wait(task_id)
                 except ClientError as error:
                     ends[task_id] = error
+                looking.cancel_scope.cancel()
 
         async with trio.open_nursery() as waits:
             for task_id in dict.fromkeys(task_ids):

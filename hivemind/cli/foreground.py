@@ -10,6 +10,7 @@ from hivemind.cli.faults import CommandFailed, complain
 from hivemind.cli.progress import Progress
 from hivemind.cli.statuses import SIGNAL_BASE, Verdict, verdict_on
 from hivemind.cli.streams import output_writer
+from hivemind.cli.waits import FIRST_LOOK_S, complaint_on, tell_why_it_waits
 from hivemind.client import Client
 from hivemind.client.errors import ClientError, LostConnection
 from hivemind.client.programs import Program
@@ -20,7 +21,6 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SUBMIT_GRACE_S = 5.0
 """How long an interrupted submit, whose bytes have all left, may take to tell the task's id.
 Without it the task could not be stopped."""
-_EXPLAIN_AFTER_S = 2.0
 
 
 @attrs.frozen(kw_only=True)
@@ -106,7 +106,8 @@ class Foreground:
             return
         if self._interrupted_by is not None:
             await self._client.stop(self._task_id)
-        helpers.start_soon(self._explain_wait, self._task_id)
+        explain = self._explain_wait if self._progress.is_shown else tell_why_it_waits
+        helpers.start_soon(explain, self._client, self._task_id)
         try:
             await self._follow(self._task_id)
         except LostConnection as error:
@@ -140,15 +141,19 @@ class Foreground:
         if not self._has_spoken or task.stop_requested:
             self._progress.task(task)
 
-    async def _explain_wait(self, task_id: str) -> None:
+    async def _explain_wait(self, client: Client, task_id: str) -> None:
         """Say once why nothing happens, to somebody who looks at a terminal."""
-        await trio.sleep(_EXPLAIN_AFTER_S)
+        await trio.sleep(FIRST_LOOK_S)
         if not self._has_spoken:
             try:
-                detail = await self._client.get(task_id)
+                detail = await client.get(task_id)
                 if detail.task.attempt == 0 and not detail.task.state.is_end:
-                    explanation = await self._client.explain(task_id)
-                    self._progress.waiting(task_id, explanation.headline)
+                    explanation = await client.explain(task_id)
+                    said = complaint_on(task_id, explanation)
+                    if said is None:
+                        self._progress.waiting(task_id, explanation.headline)
+                    else:
+                        self._progress.note(said)
             except ClientError:
                 return  # the watch meets the same fault, and tells it
 

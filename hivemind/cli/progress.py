@@ -17,7 +17,8 @@ class Progress:
     """
 
     def __init__(self) -> None:
-        self._is_shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        """It `is_shown` to somebody who looks at a terminal."""
+        self.is_shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._line = ""
 
     def sent(self, sent: int, total: int) -> None:
@@ -41,7 +42,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        if self._is_shown:
+        if self.is_shown:
             self.clear()
             self._write(f"{one_line(text)}\n")
 
@@ -54,7 +55,7 @@ class Progress:
     def _show(self, text: str) -> None:
         width = self._columns() - 1
         line = one_line(text, most=max(10, width))
-        if self._is_shown and line != self._line:
+        if self.is_shown and line != self._line:
             self._line = line
             self._write(f"{_CLEAR}{line}")
 
@@ -69,4 +70,4 @@ class Progress:
             sys.stderr.write(text)
             sys.stderr.flush()
         except OSError:
-            self._is_shown = False
+            self.is_shown = False

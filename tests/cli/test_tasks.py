@@ -133,6 +133,25 @@ def test_explain_says_what_a_task_waits_for(shell: Shell) -> None:
     assert text == f"{task_id}: {explained['headline']}\n"
 
 
+def test_a_wait_that_may_have_no_end_is_told_once_with_what_to_do(shell: Shell) -> None:
+    ran = shell.start("run", "--cpus", "64", "--", "true")
+    assert ran.stderr is not None
+    said = ran.stderr.readline().decode()
+    found = re.fullmatch(
+        r"hivemind: task (\w+) waits: no node has 64 CPUs \(the largest has .*\); ask for less, or"
+        r" add a node that has it, or end it with `hivemind stop \1`\n",
+        said,
+    )
+    assert found is not None, said
+    waits = shell.start("wait", found[1])
+    assert waits.stderr is not None
+    assert waits.stderr.readline().decode() == said
+    shell.client.stop(found[1])
+    for command in (ran, waits):
+        _, rest = command.communicate(timeout=20)
+        assert b"waits" not in rest
+
+
 def _more_than_there_is() -> Any:
     from hivemind.core.admission import Ask
 
