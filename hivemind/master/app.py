@@ -307,6 +307,7 @@ class Master:
             authenticator=Authenticator(
                 open_methods=OPEN_METHODS,
                 verify=self._authority.verify,
+                still_good=self._authority.still_good,
                 message_tokens={**ACCOUNT_TOKENS, **TASK_TOKENS},
                 certified=frozenset() if self._tls is None else self._tls.certified,
             ),

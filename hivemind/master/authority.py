@@ -140,6 +140,10 @@ class Authority:
         """Whom the token stands for. Raises InvalidToken."""
         return self.principal(token)
 
+    def still_good(self, principal: Principal) -> bool:
+        """Whether its token was not revoked since."""
+        return principal.token_id not in self._reactor.cluster.revoked
+
     def principal(self, token: str) -> Principal:
         """Whom the token stands for, as the account is now. Raises InvalidToken."""
         claims = self._claims(token)

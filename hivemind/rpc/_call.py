@@ -1,6 +1,7 @@
 """One call on the server, from its headers to its trailers."""
 
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from hivemind.rpc._grpclib import (
     encode_grpc_message,
 )
 from hivemind.rpc._request import Rejected, Request, read_request
+from hivemind.rpc.auth import Principal, unauthenticated
 from hivemind.rpc.budget import Reservation
 from hivemind.rpc.context import CallContext, enter_call
 from hivemind.rpc.errors import ERROR_CODE_KEY, CallRefused, ErrorCode, fail
@@ -53,6 +55,8 @@ class Call:
         self._scope = trio.CancelScope()
         self._terminated: str | None = None
         self._is_shut_down = False
+        self._loses_token = self._has_lost_token = False
+        self._context: CallContext | None = None
         h2_stream.wrapper = self  # type: ignore[assignment]
 
     def cancel(self, error: Exception) -> None:
@@ -65,6 +69,19 @@ class Call:
         self._is_shut_down = True
         self._scope.cancel()
 
+    def recheck(self, still_good: Callable[[Principal], bool]) -> None:
+        """End it with UNAUTHENTICATED where the token that it came with is good no more.
+
+        Only the second time, for the call that revokes its own token is to be answered.
+        """
+        principal = None if self._context is None else self._context.principal
+        if principal is None or still_good(principal):
+            return
+        if self._loses_token:
+            self._has_lost_token = True
+            self._scope.cancel()
+        self._loses_token = True
+
     async def run(self) -> None:
         """Serve the call to its end."""
         try:
@@ -76,7 +93,7 @@ class Call:
             log.debug("rpc_call_gone", reason=self._terminated)
 
     async def _run(self, request: Request) -> None:
-        context = self._context(request)
+        context = self._context = self._new_context(request)
         stream: CallStream[Any, Any] = CallStream(
             self._setting,
             context,
@@ -97,7 +114,7 @@ class Call:
                 with trio.move_on_after(CLEANUP_S, shield=True):
                     await stream.remove_upload()
 
-    def _context(self, request: Request) -> CallContext:
+    def _new_context(self, request: Request) -> CallContext:
         peer = self._h2_stream.connection.get_peer()
         return CallContext(
             method=request.path, peer=peer_name(peer.addr()), peer_certificate=peer.cert()
@@ -114,6 +131,8 @@ class Call:
         except Exception as error:
             return self._judge(error, context)
         if self._scope.cancelled_caught:
+            if self._has_lost_token:
+                return unauthenticated("this token was revoked; log in again")
             if self._is_shut_down:
                 return fail(None, Status.UNAVAILABLE, "the server is shutting down")
             return fail(None, Status.DEADLINE_EXCEEDED, "the call's deadline has passed")

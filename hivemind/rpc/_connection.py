@@ -13,6 +13,7 @@ from hivemind.rpc._call_stream import CallSetting
 from hivemind.rpc._grpclib import Headers, LinkStream
 from hivemind.rpc._link import CLOSE_S, Link, handshake, tell_alert
 from hivemind.rpc.admission import CallShares
+from hivemind.rpc.auth import Principal
 
 log = structlog.get_logger(__name__)
 
@@ -128,6 +129,11 @@ class ServerConnection:
         shares.give(holder)
         if shares is self._setting.open_calls:
             self._strangers -= 1
+
+    def recheck(self, still_good: Callable[[Principal], bool]) -> None:
+        """End the calls whose tokens are good no more."""
+        for call in list(self._calls.values()):
+            call.recheck(still_good)
 
     def evict(self) -> None:
         """Close it at once, in favour of another connection."""

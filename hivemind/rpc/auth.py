@@ -47,6 +47,8 @@ class Authenticator:
     open_methods: frozenset[str]
     verify: Verify
     message_tokens: Mapping[str, str] = attrs.field(factory=dict)
+    still_good: Callable[[Principal], bool] | None = None
+    """Whether a token that was good is not revoked: asked of calls in flight, every few seconds."""
     certified: frozenset[str] = frozenset()
     """Methods, or services as ``/package.Service/``, for peers with a certificate alone."""
 

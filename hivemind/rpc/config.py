@@ -65,6 +65,8 @@ class TransportConfig:
     """How long a caller without a token may take to send its request."""
     min_bytes_per_s: int = 32 * KIB
     """Slower than this (after `first_message_s`) an announced message is given up."""
+    recheck_s: float = 2.0
+    """How often the tokens of calls in flight are looked at again."""
     drain_grace_s: float = 10.0
 
     flood_burst: int = 1000

@@ -82,6 +82,7 @@ class Server:
         """
         async with trio.open_nursery() as turns, trio.open_nursery() as connections:
             turns.start_soon(self._setting.turns.run)
+            turns.start_soon(self._recheck)
             async with trio.open_nursery() as accepting:
                 await accepting.start(
                     partial(
@@ -95,6 +96,15 @@ class Server:
                 await self.draining.wait()
                 accepting.cancel_scope.cancel()
             connections.start_soon(self._finish_calls, turns.cancel_scope)
+
+    async def _recheck(self) -> None:
+        """End calls in flight whose tokens were revoked, a call at a time being cheap."""
+        still_good = self._setting.authenticator.still_good
+        while still_good is not None:
+            await trio.sleep(self._config.recheck_s)
+            for connection in list(self._connections):
+                connection.recheck(still_good)
+                await trio.lowlevel.checkpoint()
 
     def use_tls(self, tls: ssl.SSLContext | None) -> None:
         """Have the connections that come from now on use this; those that are there stay."""

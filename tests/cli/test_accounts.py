@@ -1,6 +1,7 @@
 """Accounts on the command line: making one, logging in and out, letting others in."""
 
 import json
+import re
 import stat
 from pathlib import Path
 
@@ -44,6 +45,21 @@ def test_a_token_is_worthless_after_its_logout(shell: Shell, tmp_path: Path) -> 
     done = bob.run("whoami", environment=environment)
     assert done.returncode == 1
     assert "log in to" in done.stderr
+
+
+def test_whoever_looks_on_with_a_token_that_is_revoked_sees_no_more(
+    shell: Shell, tmp_path: Path
+) -> None:
+    eve = shell.account("eve", tmp_path)
+    task_id = eve.submit("--", "sh", "-c", "echo begun; sleep 60; echo later")
+    looking = eve.start("logs", "-f", task_id)
+    assert looking.stdout is not None
+    assert looking.stdout.readline() == b"begun\n"
+    eve.client.logout()
+    out, told = looking.communicate(timeout=20)
+    shell.client.stop(task_id)
+    assert (looking.returncode, out) == (1, b"")
+    assert re.fullmatch(r"hivemind: this token was revoked; log in .*\n", told.decode()), told
 
 
 def test_a_name_that_is_taken_and_a_wrong_password_are_told(shell: Shell, tmp_path: Path) -> None:

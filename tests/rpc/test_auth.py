@@ -3,12 +3,16 @@
 from typing import Any
 
 import pytest
+import trio
 
 from hivemind.rpc.auth import Authenticator
+from hivemind.rpc.config import TransportConfig
 from hivemind.rpc.server import Server
 from hivemind.rpc.spool import SpooledField
+from tests.rpc._pb.hmtest import Ping
 from tests.rpc.conftest import GrpcioClient
-from tests.rpc.service import EchoService, GateService, serving, verify
+from tests.rpc.raw import framed, raw_client
+from tests.rpc.service import EchoService, GateService, serving, until, verify
 
 ASK = """
 for name, metadata in job["asks"]:
@@ -107,3 +111,28 @@ def test_a_spooled_method_cannot_take_its_token_from_the_message() -> None:
             authenticator=authenticator,
             spooled={path: SpooledField(field_number=2)},
         )
+
+
+async def test_a_call_in_flight_ends_when_its_token_is_revoked() -> None:
+    revoked: set[str] = set()
+    service = EchoService()
+    authenticator = Authenticator(
+        frozenset(), verify, still_good=lambda principal: principal.token_id not in revoked
+    )
+    options: dict[str, Any] = {
+        "authenticator": authenticator,
+        "config": TransportConfig(recheck_s=0.05),
+    }
+    async with serving([service], **options) as at, raw_client(at.port) as client:
+        stream_id = await client.call(
+            "/hmtest.Echo/Unary", headers={"authorization": "Bearer good"}
+        )
+        await client.send(stream_id, framed(Ping(text="hang")), end=True)
+        await until(lambda: service.hanging == 1)
+        await trio.sleep(0.2)
+        assert service.hanging == 1
+        revoked.add("t1")
+        answer = await client.trailers(stream_id)
+    assert (answer["grpc-status"], answer["hivemind-error-code"]) == ("16", "1004")
+    assert "was revoked" in answer["grpc-message"]
+    assert service.ends == ["Cancelled"]
