@@ -11,12 +11,21 @@ from hivemind._pb import nodepool
 from hivemind.rpc._grpclib import Cardinality
 from hivemind.rpc._standard import HealthCheckRequest, HealthCheckResponse
 from hivemind.rpc.channel import Channel, open_channel
+from hivemind.rpc.config import KIB, MIB, TransportConfig
 from hivemind.rpc.errors import RemoteError, Status
 from hivemind.rpc.reply import varint
 from hivemind.rpc.stubs import bind
 
 _DATA_TAG = b"\x12"
 """Of ``task_data``, field 2 of ExecuteTaskRequest: bytes of a length that follows."""
+
+_CONFIG = TransportConfig(
+    max_message_bytes=64 * KIB,
+    max_reply_fields=1000,
+    stream_window_bytes=64 * KIB,
+    connection_window_bytes=MIB,
+)
+"""Nodes are anybody's, and say little: what one may have the master hold, and look through."""
 
 _NOT_ANSWERED = frozenset({Status.UNAVAILABLE, Status.CANCELLED, Status.INTERNAL, Status.UNKNOWN})
 """Statuses that stand for an answer which never came, whoever made them up."""
@@ -115,7 +124,9 @@ async def open_push_client(
     host: str, port: int, *, tls: ssl.SSLContext | None = None, allow_plaintext: bool = False
 ) -> AsyncIterator[PushClient]:
     """A connection to a node. Takes and raises as ``rpc.channel.open_channel``."""
-    async with open_channel(host, port, tls=tls, allow_plaintext=allow_plaintext) as channel:
+    async with open_channel(
+        host, port, tls=tls, config=_CONFIG, allow_plaintext=allow_plaintext
+    ) as channel:
         yield PushClient(channel)
 
 
