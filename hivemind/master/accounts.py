@@ -10,7 +10,7 @@ from hivemind.core.records import Account, RevokedToken, Role
 from hivemind.master import commands
 from hivemind.master.authority import Authority
 from hivemind.master.passwords import MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARS, Passwords
-from hivemind.master.rates import RateLimiter
+from hivemind.master.rates import RateLimiter, caller_of
 from hivemind.master.reactor import Reactor
 from hivemind.master.secrets import OneTimeSecrets, digest_of
 from hivemind.rpc.auth import InvalidToken, Principal
@@ -64,7 +64,7 @@ class Accounts:
                 f" and at most {MAX_PASSWORD_BYTES} bytes"
             )
         # What cannot be a name or a password is told to a person who mistypes, as often as that is.
-        self._rates.check("register", peer.rpartition(":")[0])
+        self._rates.check("register", caller_of(peer))
         digest = None
         if not self._is_open():
             if not invite:
@@ -89,7 +89,7 @@ class Accounts:
         An unknown account and a wrong password get the same answer after the same work. Raises
         NamedFault or CallRefused.
         """
-        self._rates.check("login from", peer.rpartition(":")[0])
+        self._rates.check("login from", caller_of(peer))
         self._rates.check("login to", name[:64], times=_ADDRESSES_PER_ACCOUNT)
         account = self._reactor.cluster.accounts.get(name)
         stored = account.password_hash if account is not None else ""
