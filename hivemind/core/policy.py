@@ -145,6 +145,9 @@ class PoolRules:
     """What all uploads that are arriving may hold of the disk; no less than the largest result."""
     queue_per_account: int = 100_000
     """How many unfinished tasks an account may have."""
+    kept_bytes_per_account: int = 50_000_000_000
+    """What an account's tasks, ended ones included, may take of the master's disk before it may
+    submit no more."""
     logins_per_minute: int = 10
     """From one address; for one account ten times as many."""
     key_grace_s: float = 86400.0

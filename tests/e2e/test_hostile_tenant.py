@@ -72,6 +72,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory, stubs: Path) -> Iterator[Sce
 
 
 def _scene(pool: Pool, stubs: Path) -> Iterator[Scene]:
+    policies = pool.root / "master" / "policies"
+    policies.mkdir(parents=True)
+    (policies / "pool.toml").write_text('grant_cpt = 10_000\nkept_bytes_per_account = "60M"\n')
     master = pool.master()
     tenants = {}
     for name in ("mallory", "alice"):
@@ -136,6 +139,23 @@ def test_archives_that_take_long_to_look_through_keep_nobody_else_waiting(scene:
     # Its own wait for each other, which is what makes this a test.
     assert max(queued) > 3 * alone
     assert reply["s"] < max(queued) / 3
+
+
+def test_programs_that_are_stopped_again_fill_no_more_of_the_disk_than_is_allowed(
+    scene: Scene,
+) -> None:
+    """They cost nothing, since what was held comes back."""
+    for number in range(4):
+        program = encoded(b"#" * 20_000_000 + b"%d" % number)
+        reply = scene.mallory.call(UPLOAD, task_id=f"fill-{number}", **program)
+        if not reply.get("success"):
+            break
+        scene.mallory.call("/nodepool.MasterNodeService/StopTask", task_id=f"fill-{number}")
+    assert reply["status"] == "RESOURCE_EXHAUSTED"
+    assert "of programs and results here and 60M is the most" in reply["details"]
+    blobs = (scene.master.home / "blobs").rglob("*")
+    assert sum(path.stat().st_size for path in blobs if path.is_file()) < 64 * 1024 * 1024
+    assert scene.alice.call(UPLOAD, **encoded(b"print()"))["success"]
 
 
 def _looked_through(tenant: Tenant, data: bytes, times: int) -> list[float]:
