@@ -21,6 +21,9 @@ _MOST_TTL_S = 30 * 86400.0
 _ADDRESSES_PER_ACCOUNT = 10
 """For so many addresses' worth of tries an account takes logins, from wherever they come: one
 stranger alone cannot keep its owner out, and many together still guess slowly."""
+_NODE_TOKENS_PER_LOGIN = 10
+"""As many times the logins of an address may an account make tokens for nodes: each that is taken
+back again must be remembered for up to a month."""
 _MOST_GRACE_S = 30 * 86400.0
 
 
@@ -151,6 +154,7 @@ class Accounts:
                 ErrorCode.USER_NOT_FOUND,
                 f"no account {account[:64]!a} is in this pool; check its name",
             )
+        self._rates.check("node tokens of", caller.account, times=_NODE_TOKENS_PER_LOGIN)
         lasts_s = ttl_s or self._rules().token_ttl_s
         text = self._authority.direct_token(guest, node, lasts_s)
         return Secret(text=text, expires_at=self._clock() + lasts_s)

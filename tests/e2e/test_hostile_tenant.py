@@ -158,6 +158,23 @@ def test_programs_that_are_stopped_again_fill_no_more_of_the_disk_than_is_allowe
     assert scene.alice.call(UPLOAD, **encoded(b"print()"))["success"]
 
 
+def test_tokens_that_must_be_remembered_when_they_are_taken_back_are_not_made_without_end(
+    scene: Scene,
+) -> None:
+    where = {"hostname": "127.0.0.1", "port": 1, "cpu_cores": 1, "memory_gb": 1}
+    joined = scene.mallory.call(
+        "/nodepool.NodeManagerService/RegisterWorkerNode", node_id="mallorys", **where
+    )
+    assert joined["success"], joined
+    wish: dict[str, object] = {"node_id": "mallorys", "ttl_s": 30 * 86400}
+    scene.mallory.begin(*[("/hivemind.v1.Accounts/CreateNodeToken", wish)] * 120)
+    replies = scene.mallory.end()
+    assert 100 <= sum("token" in reply for reply in replies) < 115
+    refused = [reply for reply in replies if "token" not in reply]
+    assert {reply["status"] for reply in refused} == {"RESOURCE_EXHAUSTED"}
+    assert "too many tries; wait" in refused[0]["details"]
+
+
 def _looked_through(tenant: Tenant, data: bytes, times: int) -> list[float]:
     tenant.begin(*[(UPLOAD, encoded(data))] * times)
     return [float(one["s"]) for one in tenant.end()]
