@@ -30,6 +30,14 @@ _CLOSING = "# ///"
 _CONTENT = re.compile(r"#(?: .*)?")
 _MOST_COUNT = 1 << 32
 """What a message has room for."""
+_PART = r'(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|\'[^\'\n]*+\')[ \t]*+'
+_DEEP_KEY = re.compile(rf"(?<![^\s\[{{,])(?:{_PART}\.[ \t]*+){{32}}")
+"""A key, or a table's name, of more than so many parts (toml.io, Keys). To a part, Python's reader
+copies all before it and keeps that: 64 KiB of ``a.a.a`` would take gigabytes.
+
+A part that follows a space or a bracket alone begins a look, so that a long text is not looked
+through from everywhere in it.
+"""
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -134,15 +142,21 @@ def _parse(text: str, where: str) -> dict[str, object]:
         raise MetadataError(
             f"{where} has more than {sizes.show_size(BLOCK_BYTES)}: make it shorter"
         )
+    if _DEEP_KEY.search(text) is not None:
+        raise _too_deep(where)
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise MetadataError(one_line(f"{where} is not valid TOML: {error}")) from None
     except RecursionError:
-        raise MetadataError(f"{where} nests too deeply: make it flatter") from None
+        raise _too_deep(where) from None
     except ValueError:
         # Python bounds how many digits it turns into a number.
         raise MetadataError(f"{where} has a number that is too long: make it shorter") from None
+
+
+def _too_deep(where: str) -> MetadataError:
+    return MetadataError(f"{where} nests too deeply: make it flatter")
 
 
 Value = TypeVar("Value")

@@ -61,6 +61,8 @@ class Ordered(Generic[T]):
         Until the iterator has been given up nothing may be put, nor ``first`` be asked for.
         Discarding does no harm.
         """
+        # What went from the front would be passed over by every iterator until it is swept out.
+        self.first()
         heap = self._heap
         frontier = [(heap[0][0], heap[0][1], 0)] if heap else []
         while frontier:

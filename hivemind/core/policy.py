@@ -145,8 +145,11 @@ class PoolRules:
     """What all uploads that are arriving may hold of the disk; no less than the largest result."""
     queue_per_account: int = 100_000
     """How many unfinished tasks an account may have."""
+    kept_bytes_per_account: int = 50_000_000_000
+    """What an account's tasks, ended ones included, may take of the master's disk before it may
+    submit no more."""
     logins_per_minute: int = 10
-    """From one address; for one account ten times as many."""
+    """From one address; for one account ten times as many, and so may it make tokens for nodes."""
     key_grace_s: float = 86400.0
     """After the signing key was changed: how long tokens of the old one are believed."""
     grant_ucpt: int = 100_000_000

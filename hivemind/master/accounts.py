@@ -10,7 +10,7 @@ from hivemind.core.records import Account, RevokedToken, Role
 from hivemind.master import commands
 from hivemind.master.authority import Authority
 from hivemind.master.passwords import MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARS, Passwords
-from hivemind.master.rates import RateLimiter
+from hivemind.master.rates import RateLimiter, caller_of
 from hivemind.master.reactor import Reactor
 from hivemind.master.secrets import OneTimeSecrets, digest_of
 from hivemind.rpc.auth import InvalidToken, Principal
@@ -21,6 +21,9 @@ _MOST_TTL_S = 30 * 86400.0
 _ADDRESSES_PER_ACCOUNT = 10
 """For so many addresses' worth of tries an account takes logins, from wherever they come: one
 stranger alone cannot keep its owner out, and many together still guess slowly."""
+_NODE_TOKENS_PER_LOGIN = 10
+"""As many times the logins of an address may an account make tokens for nodes: each that is taken
+back again must be remembered for up to a month."""
 _MOST_GRACE_S = 30 * 86400.0
 
 
@@ -64,7 +67,7 @@ class Accounts:
                 f" and at most {MAX_PASSWORD_BYTES} bytes"
             )
         # What cannot be a name or a password is told to a person who mistypes, as often as that is.
-        self._rates.check("register", peer.rpartition(":")[0])
+        self._rates.check("register", caller_of(peer))
         digest = None
         if not self._is_open():
             if not invite:
@@ -89,7 +92,7 @@ class Accounts:
         An unknown account and a wrong password get the same answer after the same work. Raises
         NamedFault or CallRefused.
         """
-        self._rates.check("login from", peer.rpartition(":")[0])
+        self._rates.check("login from", caller_of(peer))
         self._rates.check("login to", name[:64], times=_ADDRESSES_PER_ACCOUNT)
         account = self._reactor.cluster.accounts.get(name)
         stored = account.password_hash if account is not None else ""
@@ -151,6 +154,7 @@ class Accounts:
                 ErrorCode.USER_NOT_FOUND,
                 f"no account {account[:64]!a} is in this pool; check its name",
             )
+        self._rates.check("node tokens of", caller.account, times=_NODE_TOKENS_PER_LOGIN)
         lasts_s = ttl_s or self._rules().token_ttl_s
         text = self._authority.direct_token(guest, node, lasts_s)
         return Secret(text=text, expires_at=self._clock() + lasts_s)

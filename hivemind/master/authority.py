@@ -8,7 +8,7 @@ from nacl.signing import VerifyKey
 from hivemind.core.messages import Keyring
 from hivemind.core.records import Account, Node
 from hivemind.master import signing
-from hivemind.master.keyrings import Keyrings, new_token_id, of_account, of_node
+from hivemind.master.keyrings import keyring_of, new_token_id, of_account, of_node
 from hivemind.master.reactor import Reactor
 from hivemind.rpc.auth import InvalidToken, Principal
 from hivemind.rpc.tokens import (
@@ -34,7 +34,6 @@ class Authority:
         self._reactor = reactor
         self._clock = clock
         self._random_bytes = random_bytes
-        self._keyrings = Keyrings()
 
     def verify_keys(self) -> tuple[VerifyKey, ...]:
         """What others need to check this pool's tokens: the newest key, then older ones whose
@@ -87,7 +86,7 @@ class Authority:
         """What the node needs to check by itself the tokens that it is called with."""
         cluster = self._reactor.cluster
         node = cluster.nodes.get(node_id)
-        return self._keyrings.of(
+        return keyring_of(
             () if node is None else (of_node(node.id), of_account(node.account)),
             keys=tuple(key.encode() for key in self.verify_keys()),
             revoked=cluster.revoked,

@@ -21,6 +21,7 @@ from hivemind.core.records import (
     Task,
     TaskState,
 )
+from hivemind.master.revocations import Revocations
 from hivemind.store.changes import Snapshot
 
 UNDER_WAY = frozenset({TaskState.ASSIGNED, TaskState.RUNNING})
@@ -37,7 +38,7 @@ class Cluster:
     accounts: dict[str, Account] = attrs.field(factory=dict)
     nodes: dict[str, Node] = attrs.field(factory=dict)
     join_tokens: dict[bytes, JoinToken] = attrs.field(factory=dict)
-    revoked: dict[str, float] = attrs.field(factory=dict)
+    revoked: Revocations = attrs.field(factory=Revocations)
     """Token ids that must not be believed, with the time at which they expire anyway."""
     facts: dict[str, bytes] = attrs.field(factory=dict)
     balances: dict[str, int] = attrs.field(factory=dict)
@@ -96,10 +97,7 @@ class Cluster:
         self, revoked: Iterable[RevokedToken], join_tokens: Iterable[JoinToken], now: float
     ) -> None:
         """Publish what became of secrets, and let go of those that have expired anyway."""
-        # Another dictionary each time: whoever has made something of the old one sees that.
-        self.revoked = {id_: until for id_, until in self.revoked.items() if until > now} | {
-            token.token_id: token.expires_at for token in revoked
-        }
+        self.revoked.put(revoked, now)
         for token in join_tokens:
             self.join_tokens[token.digest] = token
         self.join_tokens = {
@@ -136,7 +134,7 @@ def load_cluster(snapshot: Snapshot, now_mono: float) -> Cluster:
         accounts={account.name: account for account in snapshot.accounts},
         nodes={node.id: node for node in snapshot.nodes},
         join_tokens={token.digest: token for token in snapshot.join_tokens},
-        revoked={token.token_id: token.expires_at for token in snapshot.revoked_tokens},
+        revoked=Revocations(snapshot.revoked_tokens),
         facts=dict(snapshot.facts),
         balances=dict(snapshot.balances),
     )

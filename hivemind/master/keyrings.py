@@ -1,10 +1,10 @@
 """What nodes are told of tokens: a node's share of all that is revoked, and nothing of others'."""
 
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from hivemind.core.messages import MOST_REVOKED, Keyring
-from hivemind.core.records import RevokedToken
+from hivemind.master.revocations import Revocations
 
 _RANDOM_BYTES = 12
 
@@ -24,45 +24,25 @@ def new_token_id(whose: str, random_bytes: Callable[[int], bytes]) -> str:
     return f"{whose}.{random_bytes(_RANDOM_BYTES).hex()}"
 
 
-class Keyrings:
-    """Finds a node's share of the revoked tokens, without going through all of them each time.
+def keyring_of(whose: Iterable[str], *, keys: tuple[bytes, ...], revoked: Revocations) -> Keyring:
+    """The keyring of whoever believes the tokens of ``whose``.
 
     A node believes tokens of its owner's and those that were made for the node itself, so nobody
     else's are its concern, and nobody else can fill its share.
+
+    Args:
+        whose: as ``of_node`` and ``of_account`` say it.
+        keys: what the pool's tokens are signed with.
+        revoked: everybody's.
     """
-
-    def __init__(self) -> None:
-        self._indexed: Mapping[str, float] | None = None
-        self._by_whose: dict[str, list[RevokedToken]] = {}
-
-    def of(
-        self, whose: Iterable[str], *, keys: tuple[bytes, ...], revoked: Mapping[str, float]
-    ) -> Keyring:
-        """The keyring of whoever believes the tokens of ``whose``.
-
-        Args:
-            whose: as ``of_node`` and ``of_account`` say it.
-            keys: what the pool's tokens are signed with.
-            revoked: expiry by token id; never changed in place.
-        """
-        if revoked is not self._indexed:
-            self._index(revoked)
-        mine = [token for one in whose for token in self._by_whose.get(one, ())]
-        kept = mine
-        distrust_until = 0.0
-        if len(mine) > MOST_REVOKED:
-            longest = heapq.nlargest(MOST_REVOKED + 1, mine, key=lambda token: token.expires_at)
-            kept, distrust_until = longest[:-1], longest[-1].expires_at
-        return Keyring(
-            verify_keys=keys,
-            revoked=tuple(sorted(kept, key=lambda token: token.token_id)),
-            distrust_until=distrust_until,
-        )
-
-    def _index(self, revoked: Mapping[str, float]) -> None:
-        self._indexed, self._by_whose = revoked, {}
-        for token_id, expires_at in revoked.items():
-            whose, _, _ = token_id.rpartition(".")
-            self._by_whose.setdefault(whose, []).append(
-                RevokedToken(token_id=token_id, expires_at=expires_at)
-            )
+    mine = [token for one in whose for token in revoked.of(one)]
+    kept = mine
+    distrust_until = 0.0
+    if len(mine) > MOST_REVOKED:
+        longest = heapq.nlargest(MOST_REVOKED + 1, mine, key=lambda token: token.expires_at)
+        kept, distrust_until = longest[:-1], longest[-1].expires_at
+    return Keyring(
+        verify_keys=keys,
+        revoked=tuple(sorted(kept, key=lambda token: token.token_id)),
+        distrust_until=distrust_until,
+    )

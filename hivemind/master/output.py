@@ -10,6 +10,7 @@ import shutil
 import struct
 import weakref
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ _PLACE_BYTES = 256 * 1024
 _MOST_CHUNKS = 2000
 """In one batch: where each has a byte or two, it is these that take memory, a quarter of a kilobyte
 each."""
+_MOST_MEASURED = 1000
 _READ_BYTES = 4 * (_FRAME_BYTES + _HEADER.size)
 
 
@@ -182,6 +184,8 @@ class OutputFolder:
             weakref.WeakValueDictionary()
         )
         self._opening: dict[tuple[str, int, str], trio.Event] = {}
+        self._measured: OrderedDict[tuple[str, int, str], _Measured] = OrderedDict()
+        """Of the logs that were opened last."""
 
     async def remove(self, task_id: str) -> None:
         """Remove what is there of a task that has ended; none of it is no error."""
@@ -209,8 +213,14 @@ class OutputFolder:
             measured = self._opening[key] = trio.Event()
             try:
                 path = self.path(task_id, attempt, kind)
-                extent, places = await trio.to_thread.run_sync(_measure, path)
-                known = OutputLog(path, extent, partial(self._on_growth, task_id), places)
+                before = self._measured.pop(key, None)
+                found = await trio.to_thread.run_sync(_measure, path, before)
+                self._measured[key] = found
+                if len(self._measured) > _MOST_MEASURED:
+                    self._measured.popitem(last=False)
+                known = OutputLog(
+                    path, found.extent, partial(self._on_growth, task_id), found.places
+                )
                 self._open[key] = known
             finally:
                 del self._opening[key]
@@ -285,16 +295,42 @@ def _note_place(places: list[_Extent], place: _Extent) -> None:
         places.append(place)
 
 
-def _measure(path: Path) -> tuple[_Extent, list[_Extent]]:
+@attrs.frozen
+class _Measured:
+    """What a log was found to hold, and of which file that was found."""
+
+    file: tuple[int, int, int] | None
+    """Its size, when it was changed, and which it is; None where there is none."""
+    mark: tuple[int, int, int] | None
+    extent: _Extent
+    places: tuple[_Extent, ...]
+
+
+def _measure(path: Path, before: _Measured | None) -> _Measured:
     """What whole frames a file holds, and places in it where a reader may begin.
 
-    Neither a torn frame at its end counts, nor what is beyond its mark.
+    Neither a torn frame at its end counts, nor what is beyond its mark. Where the file is the one
+    that was measured before, so is what it holds: a long log of short frames takes seconds.
     """
-    extent, places = _whole_frames(path)
     mark = read_mark(path)
-    if mark is None or extent.size <= mark[1]:
-        return extent, places
-    return _Extent(mark[1], mark[2]), [place for place in places if place.size <= mark[1]]
+    file = _file_at(path)
+    if before is not None and (before.file, before.mark) == (file, mark):
+        return before
+    extent, places = _whole_frames(path)
+    if mark is not None and extent.size > mark[1]:
+        extent, places = (
+            _Extent(mark[1], mark[2]),
+            [place for place in places if place.size <= mark[1]],
+        )
+    return _Measured(file, mark, extent, tuple(places))
+
+
+def _file_at(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _whole_frames(path: Path) -> tuple[_Extent, list[_Extent]]:
@@ -305,15 +341,21 @@ def _whole_frames(path: Path) -> tuple[_Extent, list[_Extent]]:
         return _Extent(), places
     with file:
         total = os.fstat(file.fileno()).st_size
-        position = size = 0
+        position = size = placed = 0
         while position + _HEADER.size <= total:
             file.seek(position)
-            stream, _, length = _HEADER.unpack(file.read(_HEADER.size))
-            end = position + _HEADER.size + length
-            if end > total or length > _FRAME_BYTES or stream not in _STREAMS:
-                break
-            _note_place(places, _Extent(size, position))
-            position, size = end, size + length
+            block = file.read(_READ_BYTES)
+            start = 0
+            while start + _HEADER.size <= len(block):
+                stream, _, length = _HEADER.unpack_from(block, start)
+                end = start + _HEADER.size + length
+                if position + end > total or length > _FRAME_BYTES or stream not in _STREAMS:
+                    return _Extent(size, position + start), places
+                if size - placed >= _PLACE_BYTES:
+                    places.append(_Extent(size, position + start))
+                    placed = size
+                start, size = end, size + length
+            position += start
         return _Extent(size, position), places
 
 

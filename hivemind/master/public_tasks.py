@@ -20,6 +20,7 @@ from hivemind.core.inline_metadata import (
 from hivemind.core.messages import ListQuery, Submission, WatchQuery
 from hivemind.core.public_status import describe, public_status
 from hivemind.core.records import Blob, PayloadKind, Role, Task, TaskState
+from hivemind.master.looking import Looks
 from hivemind.master.manifests import read_manifest
 from hivemind.master.output import OutputFolder
 from hivemind.master.reactor import Reactor
@@ -64,7 +65,7 @@ class PublicTasks:
         self._uploads = uploads
         self._output = output
         self._blobs = blobs
-        self._looking = trio.CapacityLimiter(_ARCHIVES_AT_ONCE)
+        self._looks = Looks(_ARCHIVES_AT_ONCE)
 
     async def upload(self, caller: Principal, task_id: str, user_id: str, file: SpoolFile) -> str:
         """Take a task; what to tell, once it is on disk. Raises CallRefused."""
@@ -75,21 +76,23 @@ class PublicTasks:
                 raise invalid(str(error)) from error
         owner = self._owner(caller, user_id)
         async with self._uploads.take(file) as uploaded:
-            submission = await self._submission(task_id, uploaded.payload)
+            submission = await self._submission(task_id, uploaded.payload, caller.account)
             submitted = await self._tasks.submit_upload(owner, submission, uploaded)
         shown = task_id or submitted.task_id
         if submitted.repeated:
             return f"task {shown} is known with these bytes; nothing was done twice"
         return f"task {shown} taken"
 
-    async def _submission(self, task_id: str, payload: Upload) -> Submission:
-        """What the bytes ask for, and how they are run. Raises CallRefused."""
+    async def _submission(self, task_id: str, payload: Upload, account: str) -> Submission:
+        """What the bytes ask for, and how they are run; an archive is looked into when it is the
+        account's turn. Raises CallRefused.
+        """
         try:
             form = payload_kind(payload.head)
             if form.kind is PayloadKind.SCRIPT:
                 settings = read_script(payload.head.decode(errors="replace"))
             else:
-                settings = await self._archive_settings(payload)
+                settings = await self._archive_settings(payload, account)
         except CoreError as error:
             raise invalid(str(error)) from error
         filename = ""
@@ -105,17 +108,17 @@ class PublicTasks:
             outputs=settings.outputs,
         )
 
-    async def _archive_settings(self, payload: Upload) -> FileSettings:
+    async def _archive_settings(self, payload: Upload, account: str) -> FileSettings:
         """What an archive's own file says. Raises CoreError."""
         blob = payload.blob
         if blob is None:
             return FileSettings()
         source = blob.inline
-        found = await trio.to_thread.run_sync(
-            read_manifest,
-            source if source is not None else self._blobs.root / (blob.file or ""),
-            limiter=self._looking,
-        )
+        async with self._looks.turn(account):
+            found = await trio.to_thread.run_sync(
+                read_manifest,
+                source if source is not None else self._blobs.root / (blob.file or ""),
+            )
         if found is None:
             return FileSettings()
         try:

@@ -1,5 +1,6 @@
 """How often somebody may try something that could be guessed."""
 
+import ipaddress
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -10,6 +11,24 @@ from hivemind.rpc.contract.faults import exhausted
 
 _MOST_KEYS = 10_000
 """Of more than this many strangers the one that was quiet longest is forgotten."""
+
+
+_HOST_BITS = 64
+"""Of an IPv6 address: whoever has one of a network has all of them (RFC 4291, 2.5.4)."""
+
+
+def caller_of(peer: str) -> str:
+    """Who a peer's ``host:port`` stands for, to be counted by: its address, and of IPv6 the network
+    in which anybody takes as many addresses as it likes.
+    """
+    host = peer.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        address = ipaddress.IPv6Address(host)
+    except ipaddress.AddressValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address) >> _HOST_BITS << _HOST_BITS, 128 - _HOST_BITS)))
 
 
 @attrs.frozen

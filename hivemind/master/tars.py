@@ -18,6 +18,10 @@ _MOST_HEADER_BYTES = 64 * 1024
 _PLAIN = {b"0", b"\0"}
 _WITHOUT_DATA = {b"1", b"2", b"3", b"4", b"5", b"6"}
 _FOLDER = b"5"
+_SPARSE = b"GNU.sparse"
+"""How the keys of a pax header begin that stand for a file with holes."""
+_USED = frozenset({b"path", b"size"})
+_MOST_LENGTH_DIGITS = 7
 _PAX, _PAX_GLOBAL = b"x", b"g"
 _LONG_NAME, _LONG_LINK = b"L", b"K"
 
@@ -64,7 +68,7 @@ def members(source: IO[bytes]) -> Iterator[Member]:
         if kind in _WITHOUT_DATA:
             size = 0
         name = extra.get("path") or _name(header)
-        is_whole = not any(key.startswith("GNU.sparse") for key in extra)
+        is_whole = _SPARSE.decode() not in extra
         member = Member(
             name=name,
             is_file=kind in _PLAIN and is_whole and not name.endswith("/"),
@@ -131,16 +135,24 @@ def _read(source: IO[bytes], size: int) -> bytes:
 
 
 def _pax(body: bytes) -> dict[str, str]:
-    """Records of the form ``LENGTH KEY=VALUE NEWLINE``, the length counting all of it."""
+    """What is used here of records of the form ``LENGTH KEY=VALUE NEWLINE``, the length counting
+    all of it. A header may have thousands, and many headers may come before one member, so that
+    nothing else is kept, and each is looked at once.
+    """
     found: dict[str, str] = {}
-    while body:
-        digits, _, _ = body.partition(b" ")
-        length = int(digits) if digits.isdigit() and len(digits) < 8 else 0
-        key, equals, value = body[len(digits) + 1 : length - 1].partition(b"=")
-        if not equals or length > len(body) or body[length - 1 : length] != b"\n":
+    at = 0
+    while at < len(body):
+        space = body.find(b" ", at, at + _MOST_LENGTH_DIGITS + 1)
+        digits = body[at : max(at, space)]
+        end = at + (int(digits) if digits.isdigit() else 0)
+        key, equals, value = body[space + 1 : max(0, end - 1)].partition(b"=")
+        if not equals or end > len(body) or body[end - 1 : end] != b"\n":
             raise BadTar("a header of it is damaged")
-        found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        body = body[length:]
+        if key.startswith(_SPARSE):
+            found[_SPARSE.decode()] = ""
+        elif key in _USED:
+            found[key.decode()] = value.decode("utf-8", "surrogateescape")
+        at = end
     return found
 
 

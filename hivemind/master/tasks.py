@@ -13,6 +13,7 @@ from hivemind.core.ids import (
     is_task_id,
 )
 from hivemind.core.messages import (
+    INLINE_BYTES,
     AttemptOutput,
     ListQuery,
     Submission,
@@ -38,6 +39,7 @@ from hivemind.core.records import (
 from hivemind.master import charging, commands
 from hivemind.master.bell import Bell, Bells
 from hivemind.master.drafting import check_payload, draft, marked
+from hivemind.master.keeping import too_much_kept
 from hivemind.master.output import Follower, OutputFolder
 from hivemind.master.reactor import Reactor
 from hivemind.master.results import ResultParts, result_pieces
@@ -132,6 +134,11 @@ class Tasks:
             self._reactor.cluster.unfinished_of[account.name],
             most=self._rules().queue_per_account,
         )
+        announced = submission.payload_bytes + submission.stdin_bytes
+        if announced > INLINE_BYTES:
+            too_much = await too_much_kept(self._store, self._rules(), account.name, announced)
+            if too_much is not None:
+                raise too_much
         async with self._uploads.receive(chunks, with_stdin=submission.has_stdin) as uploaded:
             check_payload(submission.kind, uploaded.payload.head)
             return await self._take(task, spec, uploaded, most_ucpt)
@@ -209,18 +216,23 @@ class Tasks:
             payload=uploaded.payload.blob,
             stdin=uploaded.stdin.blob,
         )
+        blobs = (new.payload, new.stdin)
+        more_bytes = sum(blob.size for blob in blobs if blob is not None) + len(new.spec)
         most = self._rules().queue_per_account
         made: Task | None = None
-        refusal: CallRefused | None = None
-        try:
-            made = await self._reactor.settle(
-                lambda turn: commands.submit(turn, new, most_unfinished=most, most_ucpt=most_ucpt)
-            )
-        except DuplicateTask as error:
-            refusal = taken(str(error))
-        except NamedFault as fault:
-            # Too dear, perhaps because the very same submit was here just before.
-            refusal = fault
+        refusal = await too_much_kept(self._store, self._rules(), task.account, more_bytes)
+        if refusal is None:
+            try:
+                made = await self._reactor.settle(
+                    lambda turn: commands.submit(
+                        turn, new, most_unfinished=most, most_ucpt=most_ucpt
+                    )
+                )
+            except DuplicateTask as error:
+                refusal = taken(str(error))
+            except NamedFault as fault:
+                # Too dear, perhaps because the very same submit was here just before.
+                refusal = fault
         if refusal is not None:
             known = await self._known_or_refused(task, refusal)
             made = attrs.evolve(task, id=known.task_id)

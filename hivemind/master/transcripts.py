@@ -42,7 +42,6 @@ async def tail_of(log: OutputLog) -> Tail:
     skipped = max(0, size - TAIL_BYTES)
     merger, place, seen = LineMerger(TAIL_LINES), log.follow(skipped), skipped
     while seen < size and (chunks := await place.next_batch()):
-        # Not on the loop: who writes byte by byte makes tens of thousands of chunks.
         await trio.to_thread.run_sync(_add, merger, chunks)
         seen = chunks[-1].offset + len(chunks[-1].data)
     lines = merger.finish()
@@ -55,9 +54,22 @@ async def tail_of(log: OutputLog) -> Tail:
     return Tail(lines=lines, omission=omission)
 
 
+# Both in a thread: who writes byte by byte makes tens of thousands of chunks.
+
+
 def _add(merger: LineMerger, chunks: Sequence[OutputChunk]) -> None:
     for chunk in chunks:
         merger.add(chunk.stream, chunk.data)
+
+
+def _decode(texts: Utf8Streams, chunks: Sequence[OutputChunk], most_bytes: int) -> str:
+    """The text of chunks, of their first so many bytes."""
+    pieces = []
+    for chunk in chunks:
+        data = chunk.data[:most_bytes]
+        most_bytes -= len(data)
+        pieces.append(texts.add(chunk.stream, data))
+    return "".join(pieces)
 
 
 async def transcript(parts: Sequence[Part]) -> AsyncGenerator[bytes, None]:
@@ -69,12 +81,8 @@ async def transcript(parts: Sequence[Part]) -> AsyncGenerator[bytes, None]:
             is_line_open = False
         texts, place, seen = Utf8Streams(), part.log.follow(0), 0
         while seen < part.size and (chunks := await place.next_batch()):
-            pieces = []
-            for chunk in chunks:
-                data = chunk.data[: part.size - seen]
-                seen += len(data)
-                pieces.append(texts.add(chunk.stream, data))
-            text = "".join(pieces)
+            text = await trio.to_thread.run_sync(_decode, texts, chunks, part.size - seen)
+            seen = chunks[-1].offset + len(chunks[-1].data)
             is_line_open = not text.endswith("\n") if text else is_line_open
             yield text.encode()
         if cut := texts.finish():

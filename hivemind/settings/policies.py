@@ -178,6 +178,7 @@ POOL_KEYS: Mapping[str, Key] = {
     "payload_bytes": Key(read=values.some_size),
     "uploads_in_flight_bytes": Key(read=values.some_size),
     "queue_per_account": Key(read=values.at_least_one),
+    "kept_bytes_per_account": Key(read=values.some_size),
     "logins_per_minute": Key(read=values.at_least_one),
     "key_grace_s": Key(read=values.duration),
     "grant_cpt": Key(read=values.cpt, field="grant_ucpt"),

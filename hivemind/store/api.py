@@ -9,6 +9,8 @@ from hivemind.core.records import Attempt, Blob, Task, TaskState
 from hivemind.store.changes import Changes, MovementPage, Snapshot, StoredSpec, TaskPage
 
 MOST_PER_PAGE = 10_000
+ROWS_BYTES = 1024
+"""What a task counts for beside its blobs, so that even many empty ones count."""
 _AFTER_ALL = 2**63 - 1
 
 
@@ -144,6 +146,12 @@ class Store(Protocol):
         """The tasks that their clients call so, of any account; the newest two at most.
 
         The empty string, which stands for none given, finds nothing.
+        """
+        ...
+
+    async def kept_bytes(self, account: str) -> int:
+        """How much of the disk the account's tasks take, ended ones included: their specs, payloads
+        and results, and ``ROWS_BYTES`` for each task.
         """
         ...
 

@@ -127,6 +127,10 @@ class FailingStore:
         """See ``Store.tasks_called``."""
         return await self._inner.tasks_called(client_id)
 
+    async def kept_bytes(self, account: str) -> int:
+        """See ``Store.kept_bytes``."""
+        return await self._inner.kept_bytes(account)
+
     async def blob_files(self) -> frozenset[str]:
         """See ``Store.blob_files``."""
         return await self._inner.blob_files()

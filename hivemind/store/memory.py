@@ -19,6 +19,7 @@ from hivemind.core.records import (
 )
 from hivemind.store import rows
 from hivemind.store.api import (
+    ROWS_BYTES,
     CommitFailed,
     DuplicateTask,
     check_limit,
@@ -210,6 +211,21 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         known = reversed(self._tables.tasks.values())
         return tuple(task for task in known if client_id and task.client_id == client_id)[:2]
+
+    async def kept_bytes(self, account: str) -> int:
+        """See ``Store.kept_bytes``."""
+        await trio.lowlevel.checkpoint()
+        tables = self._tables
+        mine = {id_ for id_, task in tables.tasks.items() if task.account == account}
+        blobs: list[Blob | None] = [
+            blob for (id_, _), blob in tables.results.items() if id_ in mine
+        ]
+        total = 0
+        for id_ in mine & tables.specs.keys():
+            stored = tables.specs[id_]
+            blobs += [stored.payload, stored.stdin]
+            total += ROWS_BYTES + len(stored.spec)
+        return total + sum(blob.size for blob in blobs if blob is not None)
 
     async def blob_files(self) -> frozenset[str]:
         """See ``Store.blob_files``."""

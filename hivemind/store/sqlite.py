@@ -152,6 +152,11 @@ class SqliteStore:
         with _reading():
             return await self._reader.run(statements.find_called, client_id)
 
+    async def kept_bytes(self, account: str) -> int:
+        """See ``Store.kept_bytes``."""
+        with _reading():
+            return await self._reader.run(statements.read_kept_bytes, account)
+
     async def blob_files(self) -> frozenset[str]:
         """See ``Store.blob_files``."""
         with _reading():

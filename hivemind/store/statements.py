@@ -92,6 +92,7 @@ SELECT_INPUT = (
     " FROM task_input WHERE task_id = ?"
 )
 SELECT_RESULT = "SELECT size, inline, file FROM result WHERE task_id = ? AND attempt = ?"
+SELECT_KEPT = "SELECT bytes FROM kept WHERE account = ?"
 SELECT_FILES = (
     "SELECT payload_file FROM task_input WHERE payload_file IS NOT NULL"
     " UNION ALL SELECT stdin_file FROM task_input WHERE stdin_file IS NOT NULL"
@@ -277,6 +278,12 @@ def read_newest_nodes(connection: apsw.Connection, task_ids: tuple[str, ...]) ->
 def read_files(connection: apsw.Connection) -> frozenset[str]:
     """The name of every file that a row names."""
     return frozenset(file for (file,) in connection.execute(SELECT_FILES))
+
+
+def read_kept_bytes(connection: apsw.Connection, account: str) -> int:
+    """How much the account's tasks take."""
+    row = connection.execute(SELECT_KEPT, (account,)).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def read_result(connection: apsw.Connection, task_id: str, attempt: int) -> Blob | None:

@@ -1,3 +1,5 @@
+import time
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -5,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hivemind.core.confinement import Network, Reuse, Seccomp
-from hivemind.core.inline_metadata import FileSettings, MetadataError, read_file, read_script
+from hivemind.core.inline_metadata import (
+    BLOCK_BYTES,
+    FileSettings,
+    MetadataError,
+    read_file,
+    read_script,
+)
 
 WHOLE = """\
 command = ["python3", "-m", "tool"]
@@ -160,6 +168,12 @@ def test_two_blocks_are_refused() -> None:
         ("[tool.hivemind]\ngpus = 1", "'tool' of hivemind.toml is not known"),
         ("memory = ", "hivemind.toml is not valid TOML: "),
         ("x = " + "[" * 5000, "hivemind.toml nests too deeply"),
+        (f"{'.'.join('a' * 33)} = 1", "hivemind.toml nests too deeply"),
+        (f"[{' . '.join('a' * 33)}]", "hivemind.toml nests too deeply"),
+        (f"x = 1\ny = {{z=1,{'.'.join('a' * 33)}=1}}", "hivemind.toml nests too deeply"),
+        ('"a\\"b" . \'c\' . ' * 17 + "d = 1", "hivemind.toml nests too deeply"),
+        (f"{'.'.join('a' * 32)} = 1", "'a' of hivemind.toml is not known"),
+        (f'env = {{ A = "{"a b. " * 99}" }}', None),
         ("gpus = " + "9" * 5000, "hivemind.toml has a number that is too long"),
         ("# " + "x" * 70_000, "hivemind.toml has more than 64K"),
     ],
@@ -206,3 +220,32 @@ def test_any_text_is_read_or_refused_in_one_printable_line(text: str) -> None:
 @given(st.text(alphabet="#/ script\n=[]\"'", max_size=200))
 def test_any_text_that_looks_like_a_block_is_read_or_refused(text: str) -> None:
     assert refusal_of(read_script, "# /// script\n" + text).isprintable()
+
+
+HOSTILE = (
+    *(form.format(".".join("a" * 10_000)) for form in ("{} = 1", "[{}]", "x = {{y=1,{}=1}}")),
+    "'a' . " * 10_000,
+    '"' + '\\"' * 30_000,
+    ' "\\' * 20_000,
+    ("a. " * 31 + "\n") * 650,
+    "a" * 65_000,
+    f"[{'.'.join('a' * 30)}]\n" + "".join(f"k{number} = 1\n" for number in range(5000)),
+    f"x = {'[' * 65_000}",
+    f"x = {'[{a=' * 16_000}",
+)
+
+
+def test_whatever_a_stranger_writes_is_judged_at_once_and_takes_little_room() -> None:
+    for toml in HOSTILE:
+        assert len(toml) <= BLOCK_BYTES
+        tracemalloc.start()
+        try:
+            began = time.thread_time()
+            with pytest.raises(MetadataError):
+                read_file(toml)
+            took_s = time.thread_time() - began
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert took_s < 2, toml[:40]
+        assert peak_bytes < 32 * 1024 * 1024, toml[:40]

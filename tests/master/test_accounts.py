@@ -236,6 +236,11 @@ async def test_one_stranger_cannot_keep_an_accounts_owner_out(tmp_path: Path) ->
             rates=RateLimiter(lambda: rules.logins_per_minute),
             is_open=lambda: True,
         )
+        # Whoever has one address of an IPv6 network has all of them.
+        for number in range(3):
+            await accounts.register(f"[2001:db8::{number}]:4000", f"six-{number}", PASSWORD, "")
+        with pytest.raises(CallRefused, match="too many tries"):
+            await accounts.register("[2001:db8::ffff]:4000", "six-four", PASSWORD, "")
         refused = 0
         for _ in range(30):
             try:

@@ -1,7 +1,9 @@
 from typing import Any
 
 from hivemind.core.messages import MOST_REVOKED
-from hivemind.master.keyrings import Keyrings, new_token_id, of_account, of_node
+from hivemind.core.records import RevokedToken
+from hivemind.master.keyrings import keyring_of, new_token_id, of_account, of_node
+from hivemind.master.revocations import Revocations
 
 KEYS = (b"k" * 32,)
 WHOSE = (of_node("n1"), of_account("alice"))
@@ -12,7 +14,8 @@ def ids(whose: str, count: int) -> list[str]:
 
 
 def ring(revoked: dict[str, float], whose: Any = WHOSE) -> Any:
-    return Keyrings().of(whose, keys=KEYS, revoked=revoked)
+    tokens = [RevokedToken(token_id=id_, expires_at=until) for id_, until in revoked.items()]
+    return keyring_of(whose, keys=KEYS, revoked=Revocations(tokens))
 
 
 def test_a_node_hears_of_its_own_tokens_and_its_owners_and_of_nobody_elses() -> None:
@@ -38,8 +41,7 @@ def test_what_there_is_no_room_for_is_distrusted_altogether() -> None:
 
 
 def test_the_same_tokens_are_the_same_keyring_and_new_ones_are_seen() -> None:
-    keyrings = Keyrings()
     one, two = ids(of_node("n1"), 2)
-    first = keyrings.of(WHOSE, keys=KEYS, revoked={one: 1.0, two: 2.0})
-    assert keyrings.of(WHOSE, keys=KEYS, revoked={two: 2.0, one: 1.0}) == first
-    assert keyrings.of(WHOSE, keys=KEYS, revoked={one: 1.0}) != first
+    first = ring({one: 1.0, two: 2.0})
+    assert ring({two: 2.0, one: 1.0}) == first
+    assert ring({one: 1.0}) != first

@@ -1,6 +1,8 @@
+import gc
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -9,7 +11,14 @@ from hypothesis import strategies as st
 
 from hivemind.core.records import OutputChunk, OutputStream
 from hivemind.master import output
-from hivemind.master.output import OutputFolder, OutputGap, OutputLog, OutputTooLarge
+from hivemind.master.output import (
+    MARK,
+    OutputFolder,
+    OutputGap,
+    OutputLog,
+    OutputTooLarge,
+    mark_of,
+)
 
 MIB = 1024 * 1024
 OUT, ERR = OutputStream.STDOUT, OutputStream.STDERR
@@ -141,10 +150,10 @@ async def test_a_log_that_takes_long_to_measure_holds_up_nobody_else(
 ) -> None:
     go, measure = trio.Event(), output._measure
 
-    def slow(path: Path) -> object:
+    def slow(path: Path, before: Any) -> object:
         if path.name == "1.log":
             trio.from_thread.run(go.wait)
-        return measure(path)
+        return measure(path, before)
 
     monkeypatch.setattr(output, "_measure", slow)
     home = folder(tmp_path)
@@ -153,6 +162,57 @@ async def test_a_log_that_takes_long_to_measure_holds_up_nobody_else(
         with trio.fail_after(5):
             await home.log("t1", 2)
         go.set()
+
+
+async def test_a_log_is_gone_through_again_only_where_it_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    whole_frames = output._whole_frames
+
+    def look(path: Path) -> Any:
+        looks.append(path.name)
+        return whole_frames(path)
+
+    monkeypatch.setattr(output, "_whole_frames", look)
+    home = folder(tmp_path)
+
+    async def size() -> int:
+        """Of the log as somebody finds it who comes when nobody holds it."""
+        gc.collect()
+        return (await home.log("t1", 1)).size
+
+    assert [await size(), await size()] == [0, 0]
+    await (await home.log("t1", 1)).append([chunk(0, b"abc")], most_bytes=MIB)
+    assert [await size() for _ in range(3)] == [3, 3, 3]
+    await (await home.log("t1", 1)).append([chunk(3, b"d")], most_bytes=MIB)
+    assert [await size() for _ in range(3)] == [4, 4, 4]
+    mark_of(home.path("t1", 1)).write_bytes(MARK.pack(1, 3, 13 + 3))
+    assert [await size(), await size()] == [3, 3]
+    await home.remove("t1")
+    assert [await size(), await size()] == [0, 0]
+    assert len(looks) == 5
+
+
+async def test_a_long_row_of_frames_is_measured_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "_READ_BYTES", 100)
+    monkeypatch.setattr(output, "_PLACE_BYTES", 50)
+    log = await folder(tmp_path).log("t1", 1)
+    data = bytes(range(200))
+    for size in (1, 7, 60, 87, 88, 99, 100, 101, 200):
+        start = log.size
+        await log.append([chunk(start, data[:size])], most_bytes=MIB)
+    whole = await folder(tmp_path).log("t1", 1)
+    assert (whole.size, whole.file_bytes, whole._places) == (
+        log.size,
+        log.file_bytes,
+        log._places,
+    )
+    path = folder(tmp_path).path("t1", 1)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert (await folder(tmp_path).log("t1", 1)).size == log.size - 200
 
 
 async def test_followers_go_at_their_own_speed(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from hivemind.master.rates import RateLimiter
+from hivemind.master.rates import RateLimiter, caller_of
 from hivemind.rpc.errors import CallRefused
 
 
@@ -53,3 +53,18 @@ async def test_strangers_are_not_remembered_without_end(
     for number in range(1000):
         limiter.check("login", f"stranger{number}")
     assert len(limiter._buckets) == 100
+
+
+@pytest.mark.parametrize(
+    ("peer", "caller"),
+    [
+        ("10.0.0.7:50000", "10.0.0.7"),
+        ("::ffff:10.0.0.7:50000", "10.0.0.7"),
+        ("2001:db8:1:2:3:4:5:6:50000", "2001:db8:1:2::/64"),
+        ("[2001:db8:1:2::9]:50000", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0:50000", "fe80::/64"),
+        ("unknown", ""),
+    ],
+)
+def test_all_addresses_of_an_ipv6_network_are_one_caller(peer: str, caller: str) -> None:
+    assert caller_of(peer) == caller

@@ -1,6 +1,9 @@
 import contextlib
 import io
+import math
 import tarfile
+import time
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -139,3 +142,44 @@ def test_a_tar_with_bytes_changed_is_read_or_refused(changes: list[tuple[int, in
             data[offset + 148 : offset + 156] = f"{total:06o}\0 ".encode()
     with contextlib.suppress(BadTar):
         read(bytes(data))
+
+
+def behind_pax_headers(*headers: bytes) -> bytes:
+    """A member behind pax headers of these records."""
+    packed = b""
+    for records in headers:
+        info = tarfile.TarInfo("pax")
+        info.type, info.size = tarfile.XHDTYPE, len(records)
+        packed += info.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % 512)
+    return packed + tar_of(lambda tar: add(tar, "file", b"x"), tarfile.USTAR_FORMAT)
+
+
+def test_a_header_of_many_records_takes_time_that_grows_with_its_size() -> None:
+    def cost_s(data: bytes) -> float:
+        best = math.inf
+        for _ in range(3):
+            began = time.thread_time()
+            assert read(data) == {"file": b"x"}
+            best = min(best, time.thread_time() - began)
+        return best
+
+    # As many records, so that only how one header is gone through makes a difference.
+    small = behind_pax_headers(*[b"6 a=b\n" * 512] * 80)
+    large = behind_pax_headers(*[b"6 a=b\n" * 10240] * 4)
+    assert cost_s(large) < 2 * cost_s(small)
+
+
+def test_nothing_is_kept_of_records_that_nobody_asks_for() -> None:
+    def peak_bytes(data: bytes) -> int:
+        tracemalloc.start()
+        try:
+            assert read(data) == {"file": b"x"}
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    headers = [
+        b"".join(b"13 %c%07d=\n" % (letter, number) for number in range(4000))
+        for letter in b"abcdefghij"
+    ]
+    assert peak_bytes(behind_pax_headers(*headers)) < 2 * peak_bytes(behind_pax_headers(headers[0]))

@@ -442,6 +442,33 @@ async def test_an_account_has_its_most_tasks_and_others_have_theirs(pool: Pool) 
         await submit(ann)
 
 
+@pytest.mark.parametrize("is_announced", [True, False])
+async def test_an_account_fills_its_part_of_the_disk_and_no_others(
+    tmp_path: Path, is_announced: bool
+) -> None:
+    rules = attrs.evolve(RULES, kept_bytes_per_account=500_000)
+    size = len(LARGE) if is_announced else 0
+    script = submission(PayloadKind.SCRIPT, payload_bytes=size)
+    async with (
+        open_pool(tmp_path, rules=rules) as pool,
+        pool.tasks_of("ann") as ann,
+        pool.tasks_of("bob") as bob,
+    ):
+        first = attrs.evolve(script, client_key="first")
+        known = await ann.submit(first, chunks(LARGE))
+        await ann.submit(script, chunks(LARGE))
+        files = pool.files()
+        error = await refusal_of(ann.submit(script, chunks(LARGE)))
+        assert error.status.name == "RESOURCE_EXHAUSTED"
+        assert "ann has 392.9K of programs and results here and 488.3K is the most" in str(error)
+        await until(lambda: pool.files() == files)
+        # That it has ended gives no room back as long as it is kept; nor is a repeat something new.
+        await ann.stop(known.task_id)
+        assert (await refusal_of(ann.submit(script, chunks(LARGE)))).status == error.status
+        assert (await ann.submit(first, chunks(LARGE))).task_id == known.task_id
+        await bob.submit(script, chunks(LARGE))
+
+
 # --- look ---
 
 

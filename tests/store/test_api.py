@@ -31,6 +31,7 @@ from hivemind.core.records import (
 from hivemind.core.registration import Intent, Registration
 from hivemind.store.api import (
     MOST_PER_PAGE,
+    ROWS_BYTES,
     BadCursor,
     CommitFailed,
     DuplicateTask,
@@ -477,6 +478,29 @@ async def test_a_removed_task_goes_with_all_that_was_its_and_no_other_does(store
     # The id and the client's own are free again.
     await store.commit(whole("old", _S.QUEUED))
     assert await store.task("old") is not None
+
+
+async def test_what_an_accounts_tasks_take_of_the_disk_is_known(store: Store) -> None:
+    assert await store.kept_bytes("ann") == 0
+    spec = len(new_task("a").spec)
+    for account in ("ann", "bob"):
+        task = attrs.evolve(
+            new_task(f"a-{account}", account, state=_S.SUCCEEDED, attempt=1),
+            payload=Blob(size=70_000, file=f"p-{account}"),
+            stdin=Blob(size=3, inline=b"abc"),
+        )
+        await store.commit(Changes(new_tasks=(task,), attempts=(attempt(task.task.id),)))
+    await store.commit(submit(new_task("b", "ann", state=_S.RUNNING)))
+    whole = 2 * ROWS_BYTES + len(b"spec of a-ann") + spec + 70_003
+    assert await store.kept_bytes("ann") == whole
+    for size in (9, 500):
+        result = ResultBlob(task_id="a-ann", attempt=1, blob=Blob(size=size, file=f"r{size}"))
+        await store.commit(Changes(results=(result,)))
+        assert await store.kept_bytes("ann") == whole + size
+    # One that runs is not removed.
+    await store.commit(Changes(removed_tasks=("a-ann", "b", "never was")))
+    assert await store.kept_bytes("ann") == ROWS_BYTES + spec
+    assert await store.kept_bytes("bob") == ROWS_BYTES + len(b"spec of a-bob") + 70_003
 
 
 async def test_what_expired_long_ago_is_removed(store: Store) -> None:

@@ -17,8 +17,8 @@ import hivemind.store.sqlite as module
 from hivemind.core.ledger import grant
 from hivemind.core.records import Attempt, Blob, Task, TaskState
 from hivemind.store import ledger_statements, opening, rows, statements
-from hivemind.store.api import CommitFailed, Corrupt, OutcomeUnknown, ReadFailed
-from hivemind.store.changes import Changes, NewTask
+from hivemind.store.api import ROWS_BYTES, CommitFailed, Corrupt, OutcomeUnknown, ReadFailed
+from hivemind.store.changes import Changes, NewTask, ResultBlob
 from hivemind.store.schema import migrate, read_migrations
 from hivemind.store.sqlite import SqliteStore, open_sqlite_store
 from tests.store.committer import turn
@@ -283,7 +283,7 @@ async def test_damage_that_was_too_far_in_to_be_seen_at_the_start_is_met_later(
 ) -> None:
     monkeypatch.setattr(opening, "CHECKED_BYTES", 0)
     async with open_sqlite_store(path) as store:
-        await store.commit(submit(*(new_task(f"t{number}") for number in range(500))))
+        await store.commit(submit(*(new_task(f"t{number}") for number in range(2000))))
     overwrite(path)
     async with open_sqlite_store(path) as store:
         with pytest.raises(Corrupt, match="damaged"):
@@ -368,6 +368,25 @@ async def test_a_database_from_before_the_ledger_has_an_empty_one(path: Path) ->
         snapshot = await store.load()
         assert snapshot.tasks == (new_task("old").task,)
         assert (snapshot.balances, snapshot.escrows) == ({}, ())
+
+
+async def test_a_database_from_before_accounts_were_measured_is_measured(path: Path) -> None:
+    new = NewTask(
+        task=new_task("old", attempt=1).task, spec=b"12", payload=Blob(size=300, file="p")
+    )
+    result = ResultBlob(task_id="old", attempt=1, blob=Blob(size=7, inline=b"1234567"))
+    async with open_sqlite_store(path) as store:
+        await store.commit(Changes(new_tasks=(new,), attempts=(attempt("old"),), results=(result,)))
+    (measure,) = (one for one in read_migrations() if one.name == "kept_bytes")
+    connection = apsw.Connection(str(path))
+    for name in ("task_input_comes", "task_input_goes", "result_comes", "result_changes"):
+        connection.execute(f"DROP TRIGGER {name}")
+    connection.execute("DROP TRIGGER result_goes; DROP TABLE kept")
+    for _ in connection.execute(measure.sql):
+        pass
+    connection.close()
+    async with open_sqlite_store(path) as store:
+        assert await store.kept_bytes("ann") == ROWS_BYTES + 2 + 300 + 7
 
 
 async def test_it_outlives_a_full_turn_of_submits_with_inline_payloads(store: SqliteStore) -> None:
