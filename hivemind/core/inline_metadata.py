@@ -23,6 +23,8 @@ from hivemind.core.wording import one_line
 
 BLOCK_BYTES = 64 * 1024
 """The most that a block or a ``hivemind.toml`` may hold; a person writes a few lines."""
+SCRIPT_BYTES = 4 * 1024 * 1024
+"""Of an uploaded script, what is looked through for its settings; nobody writes so much by hand."""
 FILE_NAME = "hivemind.toml"
 
 _OPENING = "# /// script"

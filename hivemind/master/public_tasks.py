@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
+from pathlib import Path
 
 import attrs
 import trio
@@ -12,6 +13,7 @@ from hivemind.core.errors import CoreError
 from hivemind.core.ids import check_public_id
 from hivemind.core.inline_metadata import (
     FILE_NAME,
+    SCRIPT_BYTES,
     FileSettings,
     MetadataError,
     read_file,
@@ -90,7 +92,7 @@ class PublicTasks:
         try:
             form = payload_kind(payload.head)
             if form.kind is PayloadKind.SCRIPT:
-                settings = read_script(payload.head.decode(errors="replace"))
+                settings = await self._script_settings(payload, account)
             else:
                 settings = await self._archive_settings(payload, account)
         except CoreError as error:
@@ -107,6 +109,15 @@ class PublicTasks:
             client_id=task_id,
             outputs=settings.outputs,
         )
+
+    async def _script_settings(self, payload: Upload, account: str) -> FileSettings:
+        """What a script says in its first `SCRIPT_BYTES`. Raises CoreError."""
+        if payload.blob is None or payload.blob.file is None:
+            return read_script(payload.head.decode(errors="replace"))
+        async with self._looks.turn(account):
+            return await trio.to_thread.run_sync(
+                _read_long_script, self._blobs.root / payload.blob.file
+            )
 
     async def _archive_settings(self, payload: Upload, account: str) -> FileSettings:
         """What an archive's own file says. Raises CoreError."""
@@ -234,6 +245,11 @@ class PublicTasks:
         if task.state.is_end:
             return f"task {task_id} is {public_status(task.state)}: {describe(task)}"
         return f"task {task_id} was told to stop and has not ended yet; poll until it has"
+
+
+def _read_long_script(path: Path) -> FileSettings:
+    with path.open("rb") as file:
+        return read_script(file.read(SCRIPT_BYTES).decode(errors="replace"))
 
 
 def _shown_id(task: Task, caller: Principal) -> str:

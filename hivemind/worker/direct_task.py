@@ -16,7 +16,7 @@ from hivemind.core.direct import (
     DirectTask,
 )
 from hivemind.core.entry import SNIFF_BYTES, PayloadForm, payload_kind
-from hivemind.core.inline_metadata import FileSettings, read_script
+from hivemind.core.inline_metadata import SCRIPT_BYTES, FileSettings, read_script
 from hivemind.core.lines import LineMerger
 from hivemind.core.messages import AttemptRef
 from hivemind.core.parameters import read_parameters
@@ -135,7 +135,8 @@ def look_at(path: Path, task: DirectTask) -> Program:
             raise NotAsSaid(f"this was sent as {task.kind} and is an archive: say archive")
     settings = FileSettings()
     if form.kind is PayloadKind.SCRIPT:
-        settings = read_script(head.decode(errors="replace"))
+        with path.open("rb") as file:
+            settings = read_script(file.read(SCRIPT_BYTES).decode(errors="replace"))
     return Program(digest=digest.digest(), size=size, form=form, settings=settings)
 
 

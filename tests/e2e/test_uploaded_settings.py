@@ -24,7 +24,7 @@ def test_uploaded_programs_get_what_their_own_files_ask_for(pool: Pool, stubs: P
     )
     assert ran.returncode == 0, ran.stderr.decode()
     seen = json.loads(ran.stdout)
-    for name in ("script", "zip", "tar"):
+    for name in ("script", "long", "zip", "tar"):
         assert seen[name] == ["COMPLETED", ["said"]]
         shown = json.loads(pool.cli("show", name, "--json", home=up.home).stdout)
         assert (shown["requirements"]["memory_bytes"], shown["wall_s"]) == (96 * 1024**2, 77)

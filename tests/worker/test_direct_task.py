@@ -19,6 +19,12 @@ def looked_at(folder: Path, data: bytes, **changes: object) -> Program:
     return look_at(path, DirectTask(task_id="t", **changes))  # type: ignore[arg-type]
 
 
+def test_settings_count_however_far_down_a_script_has_them(tmp_path: Path) -> None:
+    settings = b'# /// script\n# [tool.hivemind]\n# memory = "96M"\n# ///\n'
+    for before in (b"", b"x = 1\n" * 100_000):
+        assert looked_at(tmp_path, before + settings).settings.memory_bytes == 96 << 20
+
+
 def test_what_would_be_another_task_has_another_digest(tmp_path: Path) -> None:
     seen = [
         looked_at(tmp_path, b"print(1)").digest,

@@ -30,6 +30,7 @@ SCRIPT = (
 """
     + PROGRAM
 )
+LONG_SCRIPT = b"# a long preface\n" * 20_000 + b"\n" + SCRIPT
 
 
 def zipped() -> bytes:
@@ -55,7 +56,8 @@ def main() -> None:
         tasks = rpc.MasterNodeServiceStub(channel)
         me = [("authorization", f"Bearer {sys.argv[3]}")]
         seen: dict[str, Any] = {}
-        for name, data in (("script", SCRIPT), ("zip", zipped()), ("tar", tarred(SETTINGS))):
+        uploads = {"script": SCRIPT, "long": LONG_SCRIPT, "zip": zipped(), "tar": tarred(SETTINGS)}
+        for name, data in uploads.items():
             made = tasks.UploadTask(pb.UploadTaskRequest(task_id=name, task_data=data), metadata=me)
             assert made.success, made.message
             until = time.monotonic() + 60
