@@ -25,7 +25,12 @@ _PIECE_BYTES = 256 * 1024
 _MOST_FILES = 50_000
 """The zip's directory is held until its end, at about a kilobyte for each file; a worker sends no
 more than so many."""
+_MOST_FOLDERS = 50_000
+_MOST_NAMES_BYTES = 32 * 1024 * 1024
+"""Of all names together, which the zip's directory holds once more."""
 _MOST_NAME = 4096
+_MOST_STEPS = 200
+"""Of folders within each other: a client takes no more, and workers send no more than 128."""
 RAW_RESULT = "output/result.bin"
 """What a node of the public API stored as the result; it may be anything."""
 
@@ -147,8 +152,11 @@ def _add_outputs(
                     member.pieces(),
                     executable=member.is_executable,
                 )
-                if len(names) == _MOST_FILES:
-                    return f"there are more than {_MOST_FILES} outputs, and the rest is left out"
+                if names.is_full:
+                    return (
+                        f"there are more than {_MOST_FILES} outputs, or too many folders or too "
+                        "long names, and the rest is left out"
+                    )
     except BadTar as error:
         return f"the outputs cannot be read to their end: {error}"
     except OSError as error:
@@ -175,29 +183,55 @@ def _add_raw(
 
 
 class _Names:
-    """The names that a zip has, none of which may stand in another's way when it is unpacked."""
+    """The names that a zip has, none of which may stand in another's way when it is unpacked.
+
+    Each folder is held once, by its own name: a tar may have thousands of files, each hundreds of
+    folders deep.
+    """
 
     def __init__(self) -> None:
-        self._files: set[str] = set()
-        self._folders: set[str] = set()
+        self._top: dict[str, Any] = {}
+        self._files = self._folders = self._bytes = 0
 
-    def __len__(self) -> int:
-        return len(self._files)
+    @property
+    def is_full(self) -> bool:
+        """Whether the directory of the zip, or this, would become too large to be held."""
+        return (
+            self._files >= _MOST_FILES
+            or self._folders >= _MOST_FOLDERS
+            or self._bytes >= _MOST_NAMES_BYTES
+        )
 
     def take(self, name: str) -> bool:
         """Whether the name is free, and a file of it can be made; then it is taken."""
-        folders = [str(folder) for folder in PurePosixPath(name).parents]
-        if name in self._files or name in self._folders or not self._files.isdisjoint(folders):
-            return False
-        self._files.add(name)
-        self._folders.update(folders)
+        *folders, last = name.split("/")
+        place = self._top
+        new = 0
+        for step in folders:
+            if step not in place:
+                break
+            place = place[step]
+            if place is None:  # It is a file.
+                return False
+            new += 1
+        else:
+            if last in place:
+                return False
+        for step in folders[new:]:
+            place[step] = place = {}
+            self._folders += 1
+        place[last] = None
+        self._files += 1
+        self._bytes += len(name)
         return True
 
 
 def _safe_name(name: str) -> str | None:
     path = PurePosixPath(name)
     text = str(path)
-    if path.is_absolute() or ".." in path.parts or not path.parts or len(text) > _MOST_NAME:
+    if path.is_absolute() or ".." in path.parts or len(text) > _MOST_NAME:
+        return None
+    if not 1 <= len(path.parts) <= _MOST_STEPS:
         return None
     if not text.isprintable() or "\\" in text:
         return None

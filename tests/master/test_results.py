@@ -256,6 +256,32 @@ async def test_more_files_than_anybody_sends_are_cut_off(monkeypatch: pytest.Mon
     assert "more than 3 outputs" in json.loads(got["result.json"])["outputs"]
 
 
+async def test_no_names_take_more_room_than_there_is_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def deep(number: int, depth: int) -> str:
+        return "/".join([f"t{number}", *["d"] * (depth - 2), "file"])
+
+    data = tar_of(lambda tar: [add(tar, deep(number, 2000)) for number in range(30)])
+    tracemalloc.start()
+    try:
+        got = await unzipped(parts(data))
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(data)
+    finally:
+        tracemalloc.stop()
+    assert list(got) == ["result.json"]
+    assert "30 outputs were not plain files" in json.loads(got["result.json"])["outputs"]
+
+    data = tar_of(lambda tar: [add(tar, deep(number, 200)) for number in range(9)])
+    assert len(await unzipped(parts(data))) == 9 + 1
+    for limit, most in (("_MOST_FOLDERS", 500), ("_MOST_NAMES_BYTES", 1000)):
+        with monkeypatch.context() as narrow:
+            narrow.setattr(f"hivemind.master.results.{limit}", most)
+            got = await unzipped(parts(data))
+        assert len(got) == 3 + 1
+        assert "the rest is left out" in json.loads(got["result.json"])["outputs"]
+
+
 async def test_a_reader_who_stops_early_leaves_no_file_open(tmp_path: Path) -> None:
     file = tmp_path / "tar"
     file.write_bytes(tar_of(lambda tar: add(tar, "a", bytes(3_000_000))))
