@@ -27,13 +27,15 @@ _PIECE_BYTES = 256 * 1024
 _MOST_FILES = 50_000
 """The zip's directory is held until its end, at about a kilobyte for each file; a worker sends no
 more than so many."""
+_MOST_FOLDERS = 50_000
+_MOST_NAMES_BYTES = 32 * 1024 * 1024
+"""Of all names together, which the zip's directory holds once more."""
 _MOST_NAME = 4096
-_MOST_FOLDERS = 100
-"""Around one file. Each is a name of its own that is remembered."""
-_MOST_NAMES_BYTES = 16 * 1024 * 1024
-"""All of these names, of files and of folders, in memory."""
-_ENTRY_BYTES = 1024
-"""What the zip's directory holds for a file, its name apart."""
+_MOST_STEPS = 200
+"""Of folders within each other: a client takes no more, and workers send no more than 128."""
+_FILE_BYTES, _FOLDER_BYTES = 1024, 320
+"""What a file takes in the zip's directory and among the names, and a folder among these, without
+their names."""
 _COUNTED_BYTES = 64 * 1024
 """So much may be held before it is counted."""
 RAW_RESULT = "output/result.bin"
@@ -66,7 +68,7 @@ async def result_pieces(parts: ResultParts) -> AsyncGenerator[bytes, None]:
                 piece = await trio.to_thread.run_sync(next, pieces, None)
                 if piece is None:
                     return
-                more_bytes = names.held_bytes + len(names) * _ENTRY_BYTES - counted_bytes
+                more_bytes = names.held_bytes - counted_bytes
                 if more_bytes >= _COUNTED_BYTES:
                     await held.enter_async_context(holding_reply(more_bytes))
                     counted_bytes += more_bytes
@@ -168,10 +170,11 @@ def _add_outputs(
                     member.pieces(),
                     executable=member.is_executable,
                 )
-                if len(names) == _MOST_FILES:
-                    return f"there are more than {_MOST_FILES} outputs, and the rest is left out"
-                if names.held_bytes >= _MOST_NAMES_BYTES:
-                    return "the names of the outputs are too long, and the rest is left out"
+                if names.is_full:
+                    return (
+                        f"there are more than {_MOST_FILES} outputs, or too many folders or too "
+                        "long names, and the rest is left out"
+                    )
     except BadTar as error:
         return f"the outputs cannot be read to their end: {error}"
     except OSError as error:
@@ -198,39 +201,63 @@ def _add_raw(
 
 
 class _Names:
-    """The names that a zip has, none of which may stand in another's way when it is unpacked."""
+    """The names that a zip has, none of which may stand in another's way when it is unpacked.
+
+    Each folder is held once, by its own name: a tar may have thousands of files, each hundreds of
+    folders deep.
+    """
 
     def __init__(self) -> None:
-        self._files: set[str] = set()
-        self._folders: set[str] = set()
-        self.held_bytes = 0
+        self._top: dict[str, Any] = {}
+        self._files = self._folders = self._bytes = 0
 
-    def __len__(self) -> int:
-        return len(self._files)
+    @property
+    def is_full(self) -> bool:
+        """Whether the directory of the zip, or this, would become too large to be held."""
+        return (
+            self._files >= _MOST_FILES
+            or self._folders >= _MOST_FOLDERS
+            or self._bytes >= _MOST_NAMES_BYTES
+        )
+
+    @property
+    def held_bytes(self) -> int:
+        """What all of it takes, the zip's directory included."""
+        return 2 * self._bytes + self._files * _FILE_BYTES + self._folders * _FOLDER_BYTES
 
     def take(self, name: str) -> bool:
         """Whether the name is free, and a file of it can be made; then it is taken."""
-        folders = [str(folder) for folder in PurePosixPath(name).parents]
-        if name in self._files or name in self._folders or not self._files.isdisjoint(folders):
-            return False
-        self._files.add(name)
-        new = [folder for folder in folders if folder not in self._folders]
-        self._folders.update(new)
-        self.held_bytes += _in_memory(name) + sum(map(_in_memory, new))
+        *folders, last = name.split("/")
+        place = self._top
+        new = 0
+        for step in folders:
+            if step not in place:
+                break
+            place = place[step]
+            if place is None:  # It is a file.
+                return False
+            new += 1
+        else:
+            if last in place:
+                return False
+        for step in folders[new:]:
+            place[step] = place = {}
+            self._folders += 1
+        place[last] = None
+        self._files += 1
+        # Text that is not ASCII may take four bytes for each character, here and in the directory.
+        self._bytes += len(name) * (1 if name.isascii() else 4)
         return True
-
-
-def _in_memory(text: str) -> int:
-    """At most what the text takes, its own entry apart."""
-    return len(text) * (1 if text.isascii() else 4)
 
 
 def _safe_name(name: str) -> str | None:
     path = PurePosixPath(name)
     text = str(path)
-    if path.is_absolute() or ".." in path.parts or not path.parts or len(text) > _MOST_NAME:
+    if path.is_absolute() or ".." in path.parts or len(text) > _MOST_NAME:
         return None
-    if not text.isprintable() or "\\" in text or len(path.parts) > _MOST_FOLDERS + 1:
+    if not 1 <= len(path.parts) <= _MOST_STEPS:
+        return None
+    if not text.isprintable() or "\\" in text:
         return None
     return text
 
@@ -238,7 +265,7 @@ def _safe_name(name: str) -> str | None:
 def _document(parts: ResultParts, damage: str) -> dict[str, Any]:
     task, attempt = parts.task, parts.attempt
     document: dict[str, Any] = {
-        "task_id": task.client_id or task.id,
+        "task_id": task.id,
         "name": task.name,
         "state": task.state.value,
         "reason": task.reason.value if task.reason is not None else None,

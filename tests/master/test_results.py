@@ -257,23 +257,30 @@ async def test_more_files_than_anybody_sends_are_cut_off(monkeypatch: pytest.Mon
     assert "more than 3 outputs" in json.loads(got["result.json"])["outputs"]
 
 
-async def test_names_that_would_fill_the_memory_are_cut_off(
+async def test_no_names_take_more_room_than_there_is_for_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every folder around a file is remembered by its whole name: a few would make gigabytes."""
-    monkeypatch.setattr("hivemind.master.results._MOST_NAMES_BYTES", 1000)
-    deep = "/".join("a" * 101) + "/f"
-    data = tar_of(
-        lambda tar: [
-            add(tar, name) for name in (deep, "b/f", "l" * 995, "after", *("x" * 100 for _ in "ab"))
-        ]
-    )
-    got = await unzipped(parts(data))
-    outputs = [name for name in got if name.startswith("output/")]
-    assert outputs == ["output/b/f", "output/" + "l" * 995]
-    assert "names of the outputs are too long" in json.loads(got["result.json"])["outputs"]
-    within = "/".join("a" * 100) + "/f"
-    assert f"output/{within}" in await unzipped(parts(tar_of(lambda tar: add(tar, within))))
+    def deep(number: int, depth: int) -> str:
+        return "/".join([f"t{number}", *["d"] * (depth - 2), "file"])
+
+    data = tar_of(lambda tar: [add(tar, deep(number, 2000)) for number in range(30)])
+    tracemalloc.start()
+    try:
+        got = await unzipped(parts(data))
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(data)
+    finally:
+        tracemalloc.stop()
+    assert list(got) == ["result.json"]
+    assert "30 outputs were not plain files" in json.loads(got["result.json"])["outputs"]
+
+    data = tar_of(lambda tar: [add(tar, deep(number, 200)) for number in range(9)])
+    assert len(await unzipped(parts(data))) == 9 + 1
+    for limit, most in (("_MOST_FOLDERS", 500), ("_MOST_NAMES_BYTES", 1000)):
+        with monkeypatch.context() as narrow:
+            narrow.setattr(f"hivemind.master.results.{limit}", most)
+            got = await unzipped(parts(data))
+        assert len(got) == 3 + 1
+        assert "the rest is left out" in json.loads(got["result.json"])["outputs"]
 
 
 async def test_the_directory_of_a_result_counts_among_the_replies(
