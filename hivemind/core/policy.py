@@ -150,6 +150,8 @@ class PoolRules:
     submit no more."""
     logins_per_minute: int = 10
     """From one address; for one account ten times as many, and so may it make tokens for nodes."""
+    transfers_per_minute: int = 100
+    """Of one account; each is in the ledger for good."""
     key_grace_s: float = 86400.0
     """After the signing key was changed: how long tokens of the old one are believed."""
     grant_ucpt: int = 100_000_000

@@ -9,6 +9,7 @@ Instants here (``now``, ``ready_at``, ``until``) are seconds of a monotonic cloc
 """
 
 import heapq
+import math
 from collections.abc import Collection
 
 import attrs
@@ -17,6 +18,10 @@ from hivemind.core.errors import CoreError
 from hivemind.core.ordered import Key, Ordered
 from hivemind.core.records import Requirements, Task
 from hivemind.core.resources import Amounts, needed
+
+RETURNS_AT_ONCE = 500
+"""Each takes some microseconds, in which nothing else runs, and an account may have parked as many
+groups as it has tasks."""
 
 
 class QueueError(CoreError):
@@ -109,6 +114,8 @@ class TaskQueue:
         self._shapes: dict[tuple[Requirements, frozenset[str]], Shape] = {}
         self._delayed: Ordered[str] = Ordered()
         self._parked: set[Group] = set()
+        self._returning: set[Group] = set()
+        """Parked ones that the fleet's change lets try again, and that are not back yet."""
         self._parked_at = -1
         self._bars: dict[str, dict[str, Bar]] = {}
         self._barred_from: dict[str, set[str]] = {}
@@ -160,7 +167,11 @@ class TaskQueue:
             raise NotQueued(f"task {task_id} is not in the queue") from None
 
     def next_wake(self) -> float | None:
-        """When a delayed task becomes ready or a bar ends, whichever is first; None: never."""
+        """When a delayed task becomes ready or a bar ends, whichever is first; None: never. At once
+        while parked groups are returning.
+        """
+        if self._returning:
+            return -math.inf
         first = self._delayed.first()
         instants = [] if first is None else [self._waiting[first].ready_at]
         if self._bar_ends:
@@ -218,7 +229,8 @@ class TaskQueue:
 
     def wake(self, now: float, membership: int) -> None:
         """Bring what ``placement`` reads up to date: delayed tasks whose time has come join their
-        groups, bars that ended are dropped, and parked groups return if the fleet has changed.
+        groups, bars that ended are dropped, and parked groups return if the fleet has changed,
+        ``RETURNS_AT_ONCE`` at a time.
         """
         while (task_id := self._delayed.first()) is not None:
             waiting = self._waiting[task_id]
@@ -233,10 +245,13 @@ class TaskQueue:
                 self._drop_bar(task_id, node_id)
         if membership != self._parked_at:
             self._parked_at = membership
-            parked, self._parked = self._parked, set()
-            for group in parked:
-                group.is_parked = False
-                self._place_in_line(group)
+            if self._parked:
+                self._returning.update(self._parked)
+                self._parked = set()
+        for _ in range(min(RETURNS_AT_ONCE, len(self._returning))):
+            group = self._returning.pop()
+            group.is_parked = False
+            self._place_in_line(group)
 
     @property
     def lines(self) -> Collection[Line]:
@@ -311,6 +326,7 @@ class TaskQueue:
             return
         line.groups.discard(group)
         self._parked.discard(group)
+        self._returning.discard(group)
         shape = group.shape
         del line.by_shape[shape]
         if not line.by_shape:

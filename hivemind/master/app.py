@@ -263,7 +263,12 @@ class Master:
             is_open=self._is_registration_open,
             on_rotated=self._stale_credentials.ring,
         )
-        payments = Payments(self.reactor, self._store, clock=time.time)
+        payments = Payments(
+            self.reactor,
+            self._store,
+            clock=time.time,
+            rates=RateLimiter(lambda: self.rules().transfers_per_minute),
+        )
         presence = Presence(
             self.reactor, self._links, self._pushes, rules=self.rules, clock=time.time
         )

@@ -355,6 +355,8 @@ def _whole_frames(path: Path) -> tuple[_Extent, list[_Extent]]:
                     places.append(_Extent(size, position + start))
                     placed = size
                 start, size = end, size + length
+            if not start:  # It has become shorter meanwhile.
+                break
             position += start
         return _Extent(size, position), places
 

@@ -10,6 +10,7 @@ from hivemind.core.ids import check_client_key, check_task_name
 from hivemind.core.ledger import Movement, MovementKind, sides, user_account, user_of
 from hivemind.core.messages import Balance, History, HistoryEntry, Transferred
 from hivemind.core.records import Role
+from hivemind.master.rates import RateLimiter
 from hivemind.master.reactor import Reactor
 from hivemind.master.turn import Turn
 from hivemind.rpc.auth import Principal
@@ -23,10 +24,14 @@ _MOST_LISTED = 200
 class Payments:
     """See ``rpc.contract.credits.CreditHandlers``."""
 
-    def __init__(self, reactor: Reactor, store: Store, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, reactor: Reactor, store: Store, *, clock: Callable[[], float], rates: RateLimiter
+    ) -> None:
+        """``rates`` says how many transfers an account may make; each is kept for good."""
         self._reactor = reactor
         self._store = store
         self._clock = clock
+        self._rates = rates
         self._paying: dict[str, _Counter] = {}
         """Of accounts whose transfers with a key are under way."""
 
@@ -70,6 +75,7 @@ class Payments:
             key=key,
         )
         if not key:
+            self._rates.check("transfers of", caller.account)
             after = await self._reactor.perform(lambda turn: transfer(turn, movement))
             return Transferred(balance_ucpt=after)
         # One at a time of each account, so that what a look has not found is not made meanwhile.
@@ -86,6 +92,7 @@ class Payments:
     async def _transfer_once(self, movement: Movement) -> Transferred:
         known = await self._store.find_movement(movement.debit, movement.key)
         if known is None:
+            self._rates.check("transfers of", user_of(movement.debit))
             # Not to be cancelled: whoever comes next must find it, or know that it is not there.
             after = await self._reactor.settle(lambda turn: transfer(turn, movement))
             return Transferred(balance_ucpt=after)

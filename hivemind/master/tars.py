@@ -144,7 +144,9 @@ def _pax(body: bytes) -> dict[str, str]:
     while at < len(body):
         space = body.find(b" ", at, at + _MOST_LENGTH_DIGITS + 1)
         digits = body[at : max(at, space)]
-        end = at + (int(digits) if digits.isdigit() else 0)
+        if not digits.isdigit():
+            raise BadTar("a header of it is damaged")
+        end = at + int(digits)
         key, equals, value = body[space + 1 : max(0, end - 1)].partition(b"=")
         if not equals or end > len(body) or body[end - 1 : end] != b"\n":
             raise BadTar("a header of it is damaged")

@@ -180,6 +180,7 @@ POOL_KEYS: Mapping[str, Key] = {
     "queue_per_account": Key(read=values.at_least_one),
     "kept_bytes_per_account": Key(read=values.some_size),
     "logins_per_minute": Key(read=values.at_least_one),
+    "transfers_per_minute": Key(read=values.at_least_one),
     "key_grace_s": Key(read=values.duration),
     "grant_cpt": Key(read=values.cpt, field="grant_ucpt"),
     "price_cpu_cpt": Key(read=values.cpt, field="price_cpu_ucpt"),

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 
 from hivemind.core.ordered import Key
-from hivemind.core.queue import AlreadyQueued, Bar, NotQueued, TaskQueue
+from hivemind.core.queue import RETURNS_AT_ONCE, AlreadyQueued, Bar, NotQueued, TaskQueue
 from tests.core.builders import queue_of, queued, wants
 
 BIG = wants(cpus=64)
@@ -137,6 +139,33 @@ def test_a_parked_group_returns_when_the_fleet_has_changed() -> None:
     assert len(line.groups) == 1
     queue.wake(2.0, membership=2)
     assert len(line.groups) == 2
+
+
+def test_many_parked_groups_return_a_part_at_a_time_and_those_that_end_meanwhile_do_not() -> None:
+    count = 2 * RETURNS_AT_ONCE + 10
+    tasks = [queued(f"t{n}", needs=wants(memory_bytes=n + 1)) for n in range(count)]
+    queue = queue_of(*tasks)
+    queue.wake(0.0, 0)
+    line = queue.line_of("alice")
+    assert line is not None
+    groups = list(line.by_shape.values())
+    for group in groups:
+        queue.park(group)
+    assert (len(order(queue)), queue.next_wake()) == (0, None)
+    queue.wake(1.0, 1)
+    assert (len(order(queue)), queue.next_wake()) == (RETURNS_AT_ONCE, -math.inf)
+    for task, group in list(zip(tasks, groups, strict=True)):
+        if group.is_parked:
+            queue.remove(task.id)
+            break
+    # Those that have been parked again wait for the next change.
+    (first, *_) = (group for group in groups if not group.is_parked)
+    queue.park(first)
+    queue.wake(2.0, 1)
+    queue.wake(3.0, 1)
+    assert (len(order(queue)), queue.next_wake()) == (count - 2, None)
+    queue.wake(4.0, 2)
+    assert len(order(queue)) == count - 1
 
 
 def test_a_task_that_joins_a_parked_group_waits_with_it_and_may_leave_it() -> None:

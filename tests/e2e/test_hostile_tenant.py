@@ -175,6 +175,19 @@ def test_tokens_that_must_be_remembered_when_they_are_taken_back_are_not_made_wi
     assert "too many tries; wait" in refused[0]["details"]
 
 
+def test_the_ledger_takes_no_more_of_what_moves_nothing_much_than_people_need(
+    scene: Scene,
+) -> None:
+    """What is in the ledger is there for good, and everybody's history shows what came."""
+    crumb: dict[str, object] = {"receiver": "alice", "amount_ucpt": 1, "memo": "x" * 200}
+    scene.mallory.begin(*[("/hivemind.v1.Credits/Transfer", crumb)] * 150)
+    replies = scene.mallory.end()
+    assert 100 <= sum("balance_ucpt" in reply for reply in replies) < 115
+    assert scene.alice.call(
+        "/nodepool.UserService/Transfer", receiver_username="mallory", amount=1
+    )["success"]
+
+
 def _looked_through(tenant: Tenant, data: bytes, times: int) -> list[float]:
     tenant.begin(*[(UPLOAD, encoded(data))] * times)
     return [float(one["s"]) for one in tenant.end()]

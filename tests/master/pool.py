@@ -308,7 +308,9 @@ async def open_pool(
         rates=RateLimiter(lambda: chosen.logins_per_minute),
         is_open=lambda: is_open,
     )
-    payments = Payments(reactor, kept, clock=clock)
+    payments = Payments(
+        reactor, kept, clock=clock, rates=RateLimiter(lambda: chosen.transfers_per_minute)
+    )
     pushes = Pushes(
         PushTools(
             reactor=reactor,

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from hivemind.core.ledger import MovementKind
+from hivemind.core.policy import PoolRules
 from hivemind.rpc.contract.credits import CreditsClient
 from hivemind.rpc.errors import ErrorCode, RemoteError, Status
 from tests.master.builders import check
@@ -169,3 +170,22 @@ async def test_a_nodes_token_moves_no_money(pool: Pool) -> None:
     async with pool.channel() as channel:
         refusal = await refusal_of(CreditsClient(channel).balance())
         assert refusal.status is Status.UNAUTHENTICATED
+
+
+async def test_an_account_moves_so_many_amounts_in_a_minute_and_repeats_are_none(
+    tmp_path: Path,
+) -> None:
+    rules = PoolRules(transfers_per_minute=3)
+    async with open_pool(tmp_path, rules=rules) as pool:
+        async with credits_of(pool, "bob") as client:
+            await client.transfer("ann", 1, key="first")
+            await client.transfer("ann", 1)
+            await client.transfer("ann", 1)
+            for key in ("", "other"):
+                refusal = await refusal_of(client.transfer("ann", 1, key=key))
+                assert refusal.status is Status.RESOURCE_EXHAUSTED
+                assert "too many tries; wait" in str(refusal)
+            assert (await client.transfer("ann", 1, key="first")).repeated
+            assert (await client.balance()).balance_ucpt == 100 * CPT - 3
+        async with credits_of(pool, "ann") as client:
+            await client.transfer("bob", 1)

@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -26,6 +27,7 @@ from tests.master.builders import (
     finished,
     hello,
     join,
+    machine,
     node,
     pay,
     people,
@@ -540,6 +542,23 @@ async def test_more_than_a_turn_can_place_is_placed_all_the_same(store: GatedSto
         states = {task.state for task in reactor.cluster.tasks.values()}
         assert states == {TaskState.ASSIGNED}
         assert [len(changes.tasks) for changes in store.seen] == [256, 256, 88]
+        await check(reactor, store)
+
+
+async def test_what_no_node_could_run_is_placed_when_one_comes_that_can_however_much_it_is(
+    store: GatedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hivemind.core.queue.RETURNS_AT_ONCE", 3)
+    small = attrs.evolve(hello(), capabilities=machine(4, memory_bytes=1000))
+    async with running(store) as reactor:
+        await people(reactor, "n1", "n2")
+        await reactor.perform(lambda turn: commands.join(turn, "n1", small))
+        for number in range(40):
+            needs = Requirements(cpu_millis=1, memory_bytes=2000 + number, scratch_bytes=0)
+            await reactor.perform(submit(f"t{number:02}", requirements=needs))
+        await reactor.perform(join("n2", 100))
+        await wait_all_tasks_blocked()
+        assert {task.node_id for task in reactor.cluster.tasks.values()} == {"n2"}
         await check(reactor, store)
 
 

@@ -169,6 +169,34 @@ def test_a_header_of_many_records_takes_time_that_grows_with_its_size() -> None:
     assert cost_s(large) < 2 * cost_s(small)
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"no space for long enough",
+        b"no",
+        b" a=b\n",
+        b"0 a=b\n",
+        b"1 a=b\n",
+        b"2 a=b\n",
+        b"3 a=b\n",
+        b"5 a=b\n",
+        b"7 a=b\n",
+        b"-6 a=b\n",
+        b"6 aab\n",
+        b"12345678 a=b\n",
+    ],
+)
+def test_a_damaged_record_behind_a_good_one_is_noticed(rest: bytes) -> None:
+    with pytest.raises(BadTar, match="damaged"):
+        read(behind_pax_headers(b"6 a=b\n" + rest))
+
+
+@given(st.text("0123456789 =a\n", max_size=40))
+def test_any_records_are_read_or_refused(records: str) -> None:
+    with contextlib.suppress(BadTar):
+        read(behind_pax_headers(records.encode()))
+
+
 def test_nothing_is_kept_of_records_that_nobody_asks_for() -> None:
     def peak_bytes(data: bytes) -> int:
         tracemalloc.start()
