@@ -265,7 +265,7 @@ def _safe_name(name: str) -> str | None:
 def _document(parts: ResultParts, damage: str) -> dict[str, Any]:
     task, attempt = parts.task, parts.attempt
     document: dict[str, Any] = {
-        "task_id": task.id,
+        "task_id": task.client_id or task.id,
         "name": task.name,
         "state": task.state.value,
         "reason": task.reason.value if task.reason is not None else None,
