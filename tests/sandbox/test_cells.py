@@ -62,9 +62,16 @@ async def _which(pool: sandbox.Pool, tenant: str) -> bytes:
 
 async def _wait_dead(pid: int) -> None:
     """Wait until it has died, reaped or not: up to then what it started may take a run."""
-    with trio.fail_after(10), contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z":
+    with trio.fail_after(10):
+        while not _is_dead(pid):
             await trio.lowlevel.checkpoint()
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def _launchers(pool: sandbox.Pool) -> list[int]:
