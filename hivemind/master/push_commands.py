@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 import attrs
 
 from hivemind.core.events import Finished, KillAttempt, NodeLost, Refused, SendStop, Started
+from hivemind.core.ids import is_task_id
 from hivemind.core.messages import AttemptRef
 from hivemind.core.pushing import capabilities_of
 from hivemind.core.records import (
@@ -27,7 +28,7 @@ from hivemind.core.registration import Intent, Registration
 from hivemind.core.wording import one_line
 from hivemind.master.commands import is_under_way
 from hivemind.master.turn import Turn
-from hivemind.rpc.contract.faults import denied, exhausted, taken
+from hivemind.rpc.contract.faults import denied, exhausted, invalid, taken
 from hivemind.rpc.errors import ErrorCode
 from hivemind.store.changes import ResultBlob
 
@@ -49,6 +50,12 @@ def check_registration(turn: Turn, node_id: str, account: str) -> None:
                 " its own"
             )
         return
+    if is_task_id(node_id):
+        # A node that was forgotten still believes what is addressed to its id.
+        raise invalid(
+            f"{node_id} cannot be a node's id here: the pool itself gives out ids of this form;"
+            " choose another"
+        )
     for node in turn.cluster.nodes.values():
         if node.name == node_id and node.account != account:
             raise denied(f"node {node_id} is not yours", ErrorCode.NODE_NOT_FOUND)

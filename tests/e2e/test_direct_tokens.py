@@ -14,7 +14,9 @@ from hivemind.client.blocking import BlockingClient
 from hivemind.client.errors import ClientError
 from hivemind.rpc.errors import ErrorCode
 from hivemind.rpc.tokens import MASTER_AUDIENCE, Claims, sign_token
+from hivemind.worker.identity import IdentityFolder
 from tests.e2e.calling import Caller, local_token, open_caller
+from tests.e2e.foreign import open_peer
 from tests.e2e.test_direct_worker import LASTING, write_policy
 from tests.pool import Daemon, Pool, open_pool_folder, processes_with, wait_until
 
@@ -215,6 +217,24 @@ def test_only_a_nodes_owner_gets_tokens_for_it(place: Place, alice: str, caller:
     for ttl_s in (-1, 31 * 86400, float("nan")):
         with pytest.raises(ClientError, match="30 days"):
             place.node_token(alice, ttl_s=ttl_s)
+
+
+def test_a_node_that_was_forgotten_is_not_to_be_had_by_registering_its_id(
+    place: Place, alice: str, stubs: Path
+) -> None:
+    join_token = place.client(alice).create_join_token().text
+    worker = place.pool.worker(place.master, "--slots", "1", "--join", join_token, home="forgotten")
+    membership = IdentityFolder(worker.home / "worker").load_membership()
+    assert membership is not None
+    assert place.act(alice, "node", "forget", membership.node_id)[0] == 0
+    mallory = place.login("mallory")
+    with open_peer(stubs, place.master) as peer:
+        peer.token = mallory
+        said = peer.register(membership.node_id, 1)
+    assert said["status"] == "INVALID_ARGUMENT", said
+    with pytest.raises(ClientError, match="no node"):
+        place.node_token(mallory, node=membership.node_id)
+    assert worker.stop() == 0
 
 
 def test_a_token_opens_nothing_once_it_has_expired(

@@ -549,6 +549,7 @@ def test_registering_again_resets_nothing_and_moves_where_tasks_are_pushed(
         {"node_id": ""},
         {"node_id": "a b"},
         {"node_id": "x" * 129},
+        {"node_id": "01m890ff683bteehcywjq6qqqr"},
         {"hostname": ""},
         {"hostname": "http://here"},
         {"hostname": "169.254.169.254"},

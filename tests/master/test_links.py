@@ -28,8 +28,9 @@ from hivemind.rpc.contract.specs import decode_spec
 from hivemind.rpc.contract.tasks import TasksClient
 from hivemind.rpc.errors import ErrorCode, RemoteError
 from hivemind.store.failing import Fault
+from hivemind.store.sqlite import open_sqlite_store
 from tests.master.builders import check, failed, finished, hello, refused, started
-from tests.master.gated import AFTER, BEFORE
+from tests.master.gated import AFTER, BEFORE, GatedStore
 from tests.master.pool import (
     Link,
     Pool,
@@ -506,13 +507,30 @@ async def test_a_result_too_large_for_a_report_is_refused_there(pool: Pool) -> N
         assert "comes apart" in str(await link.end())
 
 
-async def test_a_number_that_no_store_keeps_cuts_only_its_link(pool: Pool) -> None:
+@pytest.mark.parametrize("seq", [2**63, 2**62 + 1])
+async def test_a_number_that_no_store_keeps_cuts_only_its_link(pool: Pool, seq: int) -> None:
     async with pool.link("n1") as link, pool.tasks_of("ann") as client:
         await link.join()
         task_id = await given(pool, link)
-        await link.say(started(task_id, seq=2**63))
+        await link.say(started(task_id, seq=seq))
         assert "more than this pool counts to" in str(await link.end())
         await submit(client)
+
+
+async def test_the_highest_number_leaves_the_master_one_to_end_the_attempt_with(
+    tmp_path: Path,
+) -> None:
+    async with (
+        open_sqlite_store(tmp_path / "master.db") as store,
+        open_pool(tmp_path, store=GatedStore(store)) as pool,
+        pool.link("n1") as link,
+    ):
+        await link.join()
+        loud = await given(pool, link, ask=Ask(policy="tight"))
+        await link.say(started(loud, seq=2**62))
+        await link.say(output(loud, 0, b"x" * 1900))
+        assert await link.hear(KillOrder) == KillOrder(AttemptRef(loud, 1))
+        assert (await ended(pool, loud)).reason is Reason.OUTPUT_LIMIT
 
 
 async def test_a_node_that_takes_no_orders_is_cut_off_and_holds_nobody_up(pool: Pool) -> None:

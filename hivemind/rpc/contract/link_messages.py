@@ -56,8 +56,12 @@ _MOST = 2**63 - 1
 """The largest number that the store keeps; a lying node must not fail the turn of others."""
 
 
-def _stored(number: int) -> int:
-    if number > _MOST:
+_MOST_SEQ = 2**62
+"""Of a node's reports. The master numbers its own last word on an attempt after them."""
+
+
+def _stored(number: int, most: int = _MOST) -> int:
+    if number > most:
         raise MalformedMessage(f"{number} is more than this pool counts to")
     return number
 
@@ -165,7 +169,7 @@ def finished_from_wire(wire: v1.Finished) -> FinishedReport:
     _stored(usage.gpu_memory_peak_bytes)
     return FinishedReport(
         ref=AttemptRef(wire.task_id, wire.attempt),
-        seq=_stored(wire.seq),
+        seq=_stored(wire.seq, _MOST_SEQ),
         ending=Ending(
             outcome=outcome,
             reason=reason,
@@ -251,7 +255,7 @@ def worker_item_from_wire(wire: v1.WorkerItem) -> WorkerItem:
             return _vitals_from_wire(value)
         case v1.Started():
             return StartedReport(
-                ref=AttemptRef(value.task_id, value.attempt), seq=_stored(value.seq)
+                ref=AttemptRef(value.task_id, value.attempt), seq=_stored(value.seq, _MOST_SEQ)
             )
         case v1.Refused():
             try:
@@ -260,7 +264,7 @@ def worker_item_from_wire(wire: v1.WorkerItem) -> WorkerItem:
                 raise MalformedMessage(f"refusal kind {value.kind!r} is unknown") from error
             return RefusedReport(
                 ref=AttemptRef(value.task_id, value.attempt),
-                seq=_stored(value.seq),
+                seq=_stored(value.seq, _MOST_SEQ),
                 kind=kind,
                 detail=value.detail,
             )
