@@ -116,6 +116,8 @@ class PoolRules:
 
     registration: str = "auto"
     """``open``, ``invite``, or ``auto``: open while the master listens on loopback alone."""
+    local_nodes: str = "auto"
+    """``allow``, ``refuse``, or ``auto``: allowed while the master listens on loopback alone."""
     lease_s: float = 15.0
     """How long a node may be silent before what runs there is given up."""
     heartbeat_s: float = 2.0

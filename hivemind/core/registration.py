@@ -98,17 +98,31 @@ def _check_host(text: str) -> None:
                 "apart"
             ) from None
         return
+    if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+        raise BadName(f"{_shown(text)} cannot be a hostname: its scope means nothing here")
+    if not can_be_a_node(address):
+        raise BadName(f"{_shown(text)} cannot be a hostname: no node is reached there")
+
+
+def can_be_a_node(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Whether a node may be reached at the address."""
     if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id is not None:
-            raise BadName(f"{_shown(text)} cannot be a hostname: its scope means nothing here")
         address = address.ipv4_mapped or address
-    if (
+    return not (
         address.is_unspecified
         or address.is_multicast
         or address.is_link_local
         or address == ipaddress.IPv4Address(0xFFFFFFFF)
-    ):
-        raise BadName(f"{_shown(text)} cannot be a hostname: no node is reached there")
+    )
+
+
+def is_at_loopback(said: Registration) -> bool:
+    """Whether it is on the master's own machine, as far as its hostname alone tells."""
+    try:
+        address = ipaddress.ip_address(said.hostname)
+    except ValueError:
+        return said.hostname.removesuffix(".").lower().rpartition(".")[2] == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def _shown(text: str) -> str:

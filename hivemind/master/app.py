@@ -145,6 +145,7 @@ class Master:
                 connect=PushDial(
                     tls=lambda: None if self._tls is None else self._tls.pushing,
                     allow_plaintext=config.allow_plaintext,
+                    may_be_local=self._may_nodes_be_local,
                 ).connect,
             )
         )
@@ -272,7 +273,13 @@ class Master:
         presence = Presence(
             self.reactor, self._links, self._pushes, rules=self.rules, clock=time.time
         )
-        public_nodes = PublicNodes(self.reactor, self._pushes, presence, clock=time.time)
+        public_nodes = PublicNodes(
+            self.reactor,
+            self._pushes,
+            presence,
+            clock=time.time,
+            may_be_local=self._may_nodes_be_local,
+        )
         reports = Reports(
             self.reactor,
             self._store,
@@ -339,6 +346,10 @@ class Master:
     def _is_registration_open(self) -> bool:
         rule = self.rules().registration
         return rule == "open" or (rule == "auto" and self._config.listen[0] in _LOOPBACK)
+
+    def _may_nodes_be_local(self) -> bool:
+        rule = self.rules().local_nodes
+        return rule == "allow" or (rule == "auto" and self._config.listen[0] in _LOOPBACK)
 
     # --- services ---
 

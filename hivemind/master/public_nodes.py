@@ -7,7 +7,13 @@ import trio
 from hivemind.core.errors import CoreError
 from hivemind.core.messages import NodeInfo
 from hivemind.core.records import Capabilities, Node
-from hivemind.core.registration import Intent, Registration, check_node_id, check_registration
+from hivemind.core.registration import (
+    Intent,
+    Registration,
+    check_node_id,
+    check_registration,
+    is_at_loopback,
+)
 from hivemind.core.reports import Answer, StatusSaid
 from hivemind.core.sizes import format_duration
 from hivemind.core.wording import one_line
@@ -42,11 +48,14 @@ class PublicNodes:
         presence: Presence,
         *,
         clock: Callable[[], float],
+        may_be_local: Callable[[], bool],
     ) -> None:
+        """``may_be_local``: whether nodes may be on the master's own machine."""
         self._reactor = reactor
         self._pushes = pushes
         self._presence = presence
         self._clock = clock
+        self._may_be_local = may_be_local
 
     async def register(self, caller: Principal, node_id: str, said: Registration) -> str:
         """Take a node in that is pushed to, or note what changed of it; words for its owner.
@@ -60,6 +69,11 @@ class PublicNodes:
             raise invalid(str(error)) from error
         if node_id == MASTER_AUDIENCE:
             raise invalid(f"a node cannot be called {MASTER_AUDIENCE}; choose another id")
+        if is_at_loopback(said) and not self._may_be_local():
+            raise invalid(
+                f"{one_line(said.hostname)!a} cannot be a hostname: to this master it is its own"
+                " machine; give the name or address by which the master reaches the node"
+            )
         known = self._reactor.cluster.nodes.get(node_id)
         is_new = known is None
         if known is None or known.account != caller.account or known.registration != said:

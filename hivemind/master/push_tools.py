@@ -12,7 +12,7 @@ from hivemind.core.records import Node
 from hivemind.master.authority import Authority
 from hivemind.master.reactor import Reactor
 from hivemind.rpc.budget import ByteBudget
-from hivemind.rpc.contract.push import PushReply, open_push_client
+from hivemind.rpc.contract.push import PushReply
 from hivemind.store.api import Store
 from hivemind.store.blobs import BlobFolder
 
@@ -60,8 +60,8 @@ class PushTools:
     rules: Callable[[], PoolRules]
     connections: ByteBudget = attrs.field(factory=lambda: ByteBudget(64, wait_s=1.0))
     """How many nodes may be connected to at once; each account has its share."""
-    connect: Callable[[str, int], AbstractAsyncContextManager[NodeCalls]] = open_push_client
-    """To a node's hostname and port. Raises the RpcError family."""
+    connect: Callable[[str, int, str], AbstractAsyncContextManager[NodeCalls]]
+    """To a node's hostname and port, for its account. Raises the RpcError family."""
 
     def token_for(self, node: Node) -> str:
         """What the node is shown with a call."""

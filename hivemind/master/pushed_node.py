@@ -21,6 +21,7 @@ from hivemind.core.records import Blob, Node, TaskState
 from hivemind.core.registration import Intent, Registration
 from hivemind.core.wording import one_line
 from hivemind.master import push_commands
+from hivemind.master.push_dial import AddressRefused
 from hivemind.master.push_stops import PushStops
 from hivemind.master.push_tools import NodeCalls, PushTools
 from hivemind.master.turn import Turn
@@ -185,7 +186,7 @@ class PushedNode:
         try:
             async with (
                 self._tools.connections.reserve(1, owner=owner),
-                self._tools.connect(*said.address) as client,
+                self._tools.connect(*said.address, owner) as client,
             ):
                 self._client = client
                 while self._is_at(said) and not client.closed.is_set():
@@ -205,6 +206,10 @@ class PushedNode:
             self._warn_once(
                 f"{error}; give the master --tls-ca and the node a certificate, or say"
                 " --allow-plaintext"
+            )
+        except AddressRefused as error:
+            self._warn_once(
+                f"{error}; if nodes may be there, say so in the policy pool.toml, under local_nodes"
             )
         except CallRefused:
             log.warning("pushed_node_has_no_share", node_id=self.node_id, account=owner)

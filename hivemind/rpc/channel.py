@@ -157,19 +157,21 @@ async def open_channel(
     config: TransportConfig | None = None,
     metadata: Mapping[str, str] | None = None,
     allow_plaintext: bool = False,
+    address: str | None = None,
 ) -> AsyncIterator[Channel]:
     """Connect to a gRPC server. Leaving the block closes the connection and ends its calls.
 
     `tls` verifies the server, by `server_name` where its certificate is for another name than
     `host`, and shows a certificate where it has one; `metadata` goes with every call, a token for
     instance. Without `tls`, only a server on this machine is spoken to, unless `allow_plaintext`.
+    `address` is what `host` stands for, where that is known already: no other is connected to.
 
     Raises:
         ConnectFailed: nobody listens; TlsFailed and NoGrpc where somebody else does;
             PlaintextRefused where it would be another machine's.
     """
     config = config or TransportConfig()
-    stream = await _connect(host, port, tls, server_name or host, config)
+    stream = await _connect(host, port, tls, server_name or host, config, address or host)
     if isinstance(stream, trio.SocketStream) and not allow_plaintext:
         try:
             check_peer(stream, f"{host}:{port}")
@@ -213,12 +215,17 @@ async def _run_link(link: Link, channel: Channel) -> None:
 
 
 async def _connect(
-    host: str, port: int, tls: ssl.SSLContext | None, server_name: str, config: TransportConfig
+    host: str,
+    port: int,
+    tls: ssl.SSLContext | None,
+    server_name: str,
+    config: TransportConfig,
+    address: str,
 ) -> trio.abc.Stream:
     where = f"{host}:{port}"
     with trio.move_on_after(config.connect_s):
         try:
-            socket_stream = await trio.open_tcp_stream(host, port)
+            socket_stream = await trio.open_tcp_stream(address, port)
         except OSError as error:
             raise ConnectFailed(f"cannot connect to {where}: {_os_reason(error)}") from error
         if tls is None:

@@ -1,6 +1,7 @@
 """Plain text stays on the machine: whoever speaks it beyond loopback must have said so."""
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 
 import trio
@@ -24,6 +25,20 @@ def is_loopback(host: object) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)
+
+
+def leads_here(host: str) -> bool:
+    """Whether an address is one of this machine's own. Nothing is sent to find that out."""
+    if is_loopback(host):
+        return True
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            # The kernel chooses where the packets would come from, were there any (udp(7)).
+            probe.connect((host, 9))
+            return bool(probe.getsockname()[0] == probe.getpeername()[0])
+        except OSError:
+            return False
 
 
 def check_listeners(listeners: Sequence[trio.SocketListener]) -> None:

@@ -160,6 +160,7 @@ PROFILE_KEYS: Mapping[str, Key] = {
 
 POOL_KEYS: Mapping[str, Key] = {
     "registration": Key(read=values.choice("auto", "open", "invite")),
+    "local_nodes": Key(read=values.choice("auto", "allow", "refuse")),
     "lease_s": Key(read=values.some_duration),
     "heartbeat_s": Key(read=values.some_duration),
     "stop_grace_s": Key(read=values.some_duration),

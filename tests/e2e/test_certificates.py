@@ -303,6 +303,8 @@ def test_nodes_elsewhere_are_pushed_to_by_the_pools_authority_or_not_at_all(pool
     assert seen["secure"] == "reached"
     assert seen["plain, with an authority"].startswith("TlsFailed: ")
     assert seen["secure, another authority's"].startswith("CertificateRefused: ")
+    assert seen["own, forbidden"].startswith("AddressRefused: ")
+    assert seen["own, allowed"] == "reached"
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from hivemind.master.output import OutputFolder
 from hivemind.master.payments import Payments
 from hivemind.master.presence import Presence
 from hivemind.master.public_nodes import PublicNodes
+from hivemind.master.push_dial import PushDial
 from hivemind.master.push_tools import PushTools
 from hivemind.master.pushes import Pushes
 from hivemind.master.rates import RateLimiter
@@ -318,10 +319,13 @@ async def open_pool(
             blobs=blobs,
             authority=authority,
             rules=lambda: chosen,
+            connect=PushDial(
+                tls=lambda: None, allow_plaintext=False, may_be_local=lambda: True
+            ).connect,
         )
     )
     presence = Presence(reactor, links, pushes, rules=lambda: chosen, clock=clock)
-    public_nodes = PublicNodes(reactor, pushes, presence, clock=clock)
+    public_nodes = PublicNodes(reactor, pushes, presence, clock=clock, may_be_local=lambda: True)
     reports = Reports(
         reactor,
         kept,

@@ -65,7 +65,7 @@ class FakeNode:
     closed: trio.Event = attrs.field(factory=trio.Event)
 
     @asynccontextmanager
-    async def connect(self, host: str, port: int) -> AsyncIterator["FakeNode"]:
+    async def connect(self, host: str, port: int, owner: str) -> AsyncIterator["FakeNode"]:
         self.connected.append((host, port, trio.current_time()))
         await trio.lowlevel.checkpoint()
         if not self.is_up:

@@ -121,11 +121,16 @@ class PushClient:
 
 @asynccontextmanager
 async def open_push_client(
-    host: str, port: int, *, tls: ssl.SSLContext | None = None, allow_plaintext: bool = False
+    host: str,
+    port: int,
+    *,
+    tls: ssl.SSLContext | None = None,
+    allow_plaintext: bool = False,
+    address: str | None = None,
 ) -> AsyncIterator[PushClient]:
     """A connection to a node. Takes and raises as ``rpc.channel.open_channel``."""
     async with open_channel(
-        host, port, tls=tls, config=_CONFIG, allow_plaintext=allow_plaintext
+        host, port, tls=tls, config=_CONFIG, allow_plaintext=allow_plaintext, address=address
     ) as channel:
         yield PushClient(channel)
 
