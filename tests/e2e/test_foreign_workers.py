@@ -684,8 +684,11 @@ def test_nodes_whose_answers_never_end_take_little_of_the_masters_memory(
             asked = {"cpu_millis": 1000, "memory_bytes": 2**26, "scratch_bytes": 2**24}
             tasks = [client.submit(HELLO, at="hoarder", ask=asked) for _ in range(60)]
             assert [hoarder.stdout.readline() for _ in tasks] == [b"given\n"] * 60
-            time.sleep(1.0)
+            wait_until("it is lost", lambda: "outcome" in client.get(tasks[-1])["attempts"][0])
             assert master.peak_rss_bytes() - before < 32 * 1024 * 1024
+            (attempt, *_) = client.get(tasks[0])["attempts"]
+            assert attempt["outcome"] == "lost"
+            assert "is over the limit" in attempt["detail"]
         finally:
             hoarder.kill()
     for task in tasks:
