@@ -79,7 +79,8 @@ def trust_after(
         attempt: over.
         trust: the node's, before.
         is_own: the task is the node's owner's.
-        is_handing_back: the node drains, and gave back what it had not finished.
+        is_handing_back: the node drains, so that what it gives back unfinished costs it nothing.
+            What it lets go of without a word does.
     """
     change = _change_for(attempt, trust, is_handing_back=is_handing_back)
     after = _within(trust + change, 0, MOST_TRUST)
@@ -104,7 +105,8 @@ def _change_for(attempt: Attempt, trust: int, *, is_handing_back: bool) -> int:
         return _SANDBOX_FAILED
     if attempt.outcome is Outcome.SUCCEEDED:
         return _COMPLETED if trust < _SLOW_FROM or _ran_s(attempt) >= _SLOW_RUN_S else 0
-    if attempt.outcome is Outcome.LOST and not is_handing_back:
+    is_given_back = is_handing_back and attempt.reason is not Reason.NODE_LOST
+    if attempt.outcome is Outcome.LOST and not is_given_back:
         return _LOST
     return 0
 

@@ -53,7 +53,14 @@ _IDLE_EVENTS = (
     h2.events.PriorityUpdated,
     h2.events.StreamReset,
     h2.events.UnknownFrameReceived,
+    h2.events.InformationalResponseReceived,
+    h2.events.AlternativeServiceAvailable,
 )
+UPDATES_PER_WRITE = 4
+BYTES_PER_UPDATE = 1024
+MOST_UPDATES = 10_000
+"""Window updates are owed for what was sent: so many for each write and for its bytes, and so many
+at once. Any beyond are frames that carry nothing."""
 
 
 class _Outbox:
@@ -64,12 +71,15 @@ class _Outbox:
         self.pending = bytearray()
         self.has_some = Gate()
         self.in_flight = 0
+        self.updates_owed = MOST_UPDATES
 
     def write(self, data: bytes) -> None:
         if self._link.is_closed:
             return
         self.pending += data
         self.has_some.set()
+        owed = self.updates_owed + UPDATES_PER_WRITE + len(data) // BYTES_PER_UPDATE
+        self.updates_owed = min(MOST_UPDATES, owed)
         held = len(self.pending) + self.in_flight
         if held > self._link.config.send_buffer_bytes:
             self._link.connection.write_ready.clear()
@@ -188,6 +198,9 @@ class Link:
         """Look at an event before its stream does."""
         if isinstance(event, h2.events.DataReceived):
             is_idle = not event.data and event.stream_ended is None
+        elif isinstance(event, h2.events.WindowUpdated):
+            is_idle = self._outbox.updates_owed < 1
+            self._outbox.updates_owed = max(0, self._outbox.updates_owed - 1)
         else:
             is_idle = isinstance(event, _IDLE_EVENTS)
         if is_idle and not self._flood.take():

@@ -74,6 +74,11 @@ def test_what_a_draining_node_gives_back_costs_it_nothing() -> None:
     assert trust_after(lost, 50, is_handing_back=True) == 50
 
 
+def test_what_a_draining_node_lets_go_of_without_a_word_costs_it() -> None:
+    lost = over(Outcome.LOST, Reason.NODE_LOST)
+    assert trust_after(lost, 50, is_handing_back=True) == 40
+
+
 @pytest.mark.parametrize(
     ("attempt", "before", "after"),
     [

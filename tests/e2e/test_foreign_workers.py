@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -663,3 +665,34 @@ def test_a_master_that_is_killed_loses_no_task_and_no_report(tmp_path: Path, stu
             ]
             end = peer.watch(running)
             assert (end["state"], end["attempt"], end["output"]) == ("SUCCEEDED", 1, "once\nmore")
+
+
+def test_nodes_whose_answers_never_end_take_little_of_the_masters_memory(
+    master: Daemon, client: Peer, worker: Peer
+) -> None:
+    """Each of the tasks that such a node is given is an answer that the master could hold."""
+    program = Path(__file__).with_name("peers") / "hoarder.py"
+    with subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE) as hoarder:
+        try:
+            assert hoarder.stdout is not None
+            assert worker.register("hoarder", int(hoarder.stdout.readline()), cpu_cores=100)[
+                "success"
+            ]
+            wait_until("it is online", lambda: client.status_of("hoarder") == "online")
+            before = master.rss_bytes()
+            master.reset_peak()
+            asked = {"cpu_millis": 1000, "memory_bytes": 2**26, "scratch_bytes": 2**24}
+            tasks = [client.submit(HELLO, at="hoarder", ask=asked) for _ in range(60)]
+            assert [hoarder.stdout.readline() for _ in tasks] == [b"given\n"] * 60
+            wait_until("it is lost", lambda: "outcome" in client.get(tasks[-1])["attempts"][0])
+            assert master.peak_rss_bytes() - before < 32 * 1024 * 1024
+            (attempt, *_) = client.get(tasks[0])["attempts"]
+            assert attempt["outcome"] == "lost"
+            assert "is over the limit" in attempt["detail"]
+        finally:
+            hoarder.kill()
+    for task in tasks:
+        client.ask("stop", token=client.token, task_id=task)
+    assert worker.call("NodeManagerService/ReportStatus", node_id="hoarder", status="offline")[
+        "success"
+    ]

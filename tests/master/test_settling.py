@@ -302,6 +302,16 @@ async def test_what_a_draining_node_gives_back_costs_it_no_trust(market: Market)
     assert market.trust() == 50
 
 
+async def test_a_node_that_drains_and_falls_silent_is_trusted_less(market: Market) -> None:
+    await market.submit()
+    await market.start(for_s=60.0)
+    await market.run(lambda turn: commands.set_draining(turn, "n1", draining=True))
+    await market.run(lambda turn: commands.set_away(turn, "n1"))
+    await market.run(lambda turn: commands.lose(turn, "n1", "its node was silent"))
+    assert market.state() is TaskState.QUEUED
+    assert market.reactor.cluster.nodes["n1"].trust == 40
+
+
 async def test_a_report_that_cannot_be_true_costs_trust_and_nothing_else(market: Market) -> None:
     await market.submit()
     await market.start()

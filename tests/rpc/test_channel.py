@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import trio
 from grpclib.const import Status
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import RequestReceived
 
 from hivemind.rpc._client_call import ClientCall
 from hivemind.rpc.channel import open_channel
@@ -189,6 +192,51 @@ async def test_a_server_that_is_killed_makes_its_calls_unreachable() -> None:
             with pytest.raises(Unreachable):
                 await stub.unary(Ping())
             assert channel.closed_because is not None
+
+
+FRAMES = {
+    # ":status: 103", which the table of the first has from then on.
+    "headers before the headers": (
+        b"\0\0\x05\x01\x04\0\0\0\x01\x48\x03103",
+        b"\0\0\x01\x01\x04\0\0\0\x01\xbe",
+    ),
+    "other addresses": (b"", b"\0\0\x07\x0a\0\0\0\0\0\0\x01ah2=x"),
+    "window updates": (b"", b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01"),
+}
+"""By what they are: the first frame, and one to be sent without end."""
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+async def test_a_server_that_answers_with_frames_without_end_is_cut_off(kind: str) -> None:
+    first, again = FRAMES[kind]
+    sent = 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal sent
+        h2 = H2Connection(H2Configuration(client_side=False))
+        h2.initiate_connection()
+        await stream.send_all(h2.data_to_send())
+        while not any(
+            isinstance(one, RequestReceived)
+            for one in h2.receive_data(await stream.receive_some(65536))
+        ):
+            pass
+        await stream.send_all(h2.data_to_send() + first)
+        with suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(again * 1000)
+                sent += 1000
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        port = listeners[0].socket.getsockname()[1]
+        async with open_channel("127.0.0.1", port) as channel:
+            with pytest.raises(Unreachable, match="too many frames that carry nothing"):
+                with trio.fail_after(10):
+                    await bind(EchoStub, channel).unary(Ping())
+        nursery.cancel_scope.cancel()
+    assert sent < 100_000
 
 
 async def test_an_error_in_the_block_comes_out_as_it_is() -> None:

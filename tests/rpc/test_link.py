@@ -3,6 +3,7 @@
 import os
 import signal
 import struct
+from contextlib import suppress
 
 import h2.events
 import pytest
@@ -10,6 +11,7 @@ import trio
 from h2.errors import ErrorCodes
 from hyperframe.frame import Frame, PingFrame, SettingsFrame
 
+from hivemind.rpc._link import MOST_UPDATES
 from hivemind.rpc.channel import open_channel
 from hivemind.rpc.config import KIB, MIB, TransportConfig
 from hivemind.rpc.errors import Unreachable
@@ -101,6 +103,22 @@ async def test_a_flood_of_frames_that_carry_nothing_is_cut_off(kind: str) -> Non
             ErrorCodes.ENHANCE_YOUR_CALM
         )
         await client.hung_up()
+        assert (await witness.unary(UNARY, Ping()))["grpc-status"] == "0"
+
+
+async def test_window_updates_for_nothing_that_was_sent_are_cut_off() -> None:
+    update = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01"
+    async with (
+        serving([EchoService()], config=TransportConfig(flood_burst=100)) as at,
+        raw_client(at.port) as witness,
+        raw_client(at.port) as client,
+    ):
+        # So many may be owed to a peer that was slow to say them.
+        await client.stream.send_all(update * (MOST_UPDATES - 10))
+        assert (await client.unary(UNARY, Ping()))["grpc-status"] == "0"
+        with trio.fail_after(10), suppress(trio.BrokenResourceError):
+            while True:
+                await client.stream.send_all(update * 1000)
         assert (await witness.unary(UNARY, Ping()))["grpc-status"] == "0"
 
 

@@ -56,6 +56,6 @@ async def test_an_answer_of_a_megabyte_is_not_taken_in(call: object) -> None:
         serving([Loud()], authenticator=authenticator) as at,
         open_push_client("127.0.0.1", at.port) as client,
     ):
-        with trio.fail_after(5), pytest.raises(RemoteError, match="over the limit of 65536"):
+        with trio.fail_after(5), pytest.raises(RemoteError, match="over the limit of 16384"):
             await call(client)  # type: ignore[operator]
         await client.check()

@@ -8,24 +8,28 @@ import attrs
 import trio
 
 from hivemind._pb import nodepool
+from hivemind.rpc._client_call import ClientCall
 from hivemind.rpc._grpclib import Cardinality
 from hivemind.rpc._standard import HealthCheckRequest, HealthCheckResponse
 from hivemind.rpc.channel import Channel, open_channel
-from hivemind.rpc.config import KIB, MIB, TransportConfig
-from hivemind.rpc.errors import RemoteError, Status
+from hivemind.rpc.config import KIB, TransportConfig
+from hivemind.rpc.errors import CallRefused, RemoteError, Status
 from hivemind.rpc.reply import varint
 from hivemind.rpc.stubs import bind
 
 _DATA_TAG = b"\x12"
 """Of ``task_data``, field 2 of ExecuteTaskRequest: bytes of a length that follows."""
 
-_CONFIG = TransportConfig(
-    max_message_bytes=64 * KIB,
-    max_reply_fields=1000,
-    stream_window_bytes=64 * KIB,
-    connection_window_bytes=MIB,
+_TRANSPORT = TransportConfig(
+    max_message_bytes=16 * KIB,
+    max_reply_fields=100,
+    max_frame_bytes=16 * KIB,
+    max_header_bytes=8 * KIB,
+    stream_window_bytes=32 * KIB,
+    connection_window_bytes=256 * KIB,
 )
-"""Nodes are anybody's, and say little: what one may have the master hold, and look through."""
+"""A node may be given thousands of tasks at once, and what it answers is a word for each: it must
+not be able to have that many answers held which never end."""
 
 _NOT_ANSWERED = frozenset({Status.UNAVAILABLE, Status.CANCELLED, Status.INTERNAL, Status.UNKNOWN})
 """Statuses that stand for an answer which never came, whoever made them up."""
@@ -104,7 +108,7 @@ class PushClient:
         async with request as call, aclosing(message()) as parts:
             await call.send_pieces(len(head) + size, parts)
             on_sent()
-            reply = await call.recv_message()
+            reply = await _received(call)
             if reply is None:
                 # What is left of the answer is its status, which says more where it is an error.
                 await call.finish()
@@ -130,9 +134,26 @@ async def open_push_client(
 ) -> AsyncIterator[PushClient]:
     """A connection to a node. Takes and raises as ``rpc.channel.open_channel``."""
     async with open_channel(
-        host, port, tls=tls, config=_CONFIG, allow_plaintext=allow_plaintext, address=address
+        host,
+        port,
+        tls=tls,
+        config=_TRANSPORT,
+        allow_plaintext=allow_plaintext,
+        address=address,
     ) as channel:
         yield PushClient(channel)
+
+
+async def _received(
+    call: ClientCall[nodepool.ExecuteTaskRequest, nodepool.ExecuteTaskResponse],
+) -> nodepool.ExecuteTaskResponse | None:
+    """The answer; one that is too long to be read may say anything, and so says nothing."""
+    try:
+        return await call.recv_message()
+    except RemoteError as error:
+        if isinstance(error.__cause__, CallRefused):
+            raise RemoteError(Status.UNKNOWN, None, str(error)) from error
+        raise
 
 
 def _bearer(token: str) -> dict[str, str]:
