@@ -131,7 +131,13 @@ def invite(ttl_s: float | None, as_json: bool) -> None:
 
 
 @click.command(cls=Command)
-@click.option("--node", "node_id", required=True, metavar="NODE", help="A node of yours.")
+@click.option(
+    "--node",
+    "node_id",
+    required=True,
+    metavar="NODE",
+    help="A node of yours: its id, or a name that only one of yours has.",
+)
 @click.option("--ttl", "ttl_s", type=DURATION, help="How long it is good for, such as 1h.")
 @click.option(
     "--for", "account_name", default="", metavar="ACCOUNT", help="Whom it lets in.  [default: you]"

@@ -73,6 +73,6 @@ async def _run(
         try:
             await destination.fetch(client, outcome.task.id)
         except ClientError as error:
-            complain(str(error))
+            complain(f"{error}; fetch it again with `hivemind result {outcome.task.id} -o PATH`")
             return outcome.verdict.status or _RunCommand.failure_status
         return outcome.verdict.status

@@ -98,6 +98,11 @@ def check_client_key(text: str) -> str:
     return _check_label(text, "a client key", CLIENT_ID_LENGTH)
 
 
+def check_idempotency_key(text: str) -> str:
+    """``text`` itself, if it can be a transfer's key; raises ``BadName`` if not."""
+    return _check_label(text, "an idempotency key", CLIENT_ID_LENGTH)
+
+
 def check_task_name(text: str) -> str:
     """``text`` itself, if it can name a task for people; raises ``BadName`` if not."""
     return _check_label(text, "a task's name", TASK_NAME_LENGTH)

@@ -37,9 +37,13 @@ def describe(task: Task) -> str:
     """Where the task is and why, in one line for people."""
     match task.state:
         case TaskState.SUBMITTED | TaskState.QUEUED:
-            words = "it waits for a node"
+            owner = task.requirements.only_account
+            whose = f" of {owner}, where it costs nothing" if owner else ""
+            words = f"it waits for a node{whose}"
             if task.attempt:
-                words = f"attempt {task.attempt} is over ({task.detail}); it waits for another"
+                words = (
+                    f"attempt {task.attempt} is over ({task.detail}); it waits for another{whose}"
+                )
         case TaskState.ASSIGNED:
             words = f"a node is about to run it, attempt {task.attempt}"
         case TaskState.RUNNING:

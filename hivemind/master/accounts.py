@@ -9,6 +9,7 @@ from hivemind.core.policy import PoolRules
 from hivemind.core.records import Account, RevokedToken, Role
 from hivemind.master import commands
 from hivemind.master.authority import Authority
+from hivemind.master.naming import find_node
 from hivemind.master.passwords import MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARS, Passwords
 from hivemind.master.rates import RateLimiter, caller_of
 from hivemind.master.reactor import Reactor
@@ -132,22 +133,17 @@ class Accounts:
         return await self._secrets.create(caller.account, "invite", ttl_s)
 
     async def create_node_token(
-        self, caller: Principal, node_id: str, ttl_s: float, account: str
+        self, caller: Principal, node_text: str, ttl_s: float, account: str
     ) -> Secret:
-        """A token with which an account may call a node of the caller's directly.
+        """A token with which an account may call a node of the caller's, named as ``find_node``
+        takes it, directly.
 
         Raises CallRefused, or NamedFault for an account or a node that is not of the pool.
         """
         if not 0 <= ttl_s <= _MOST_TTL_S:
             raise invalid("a token may last up to 30 days; ask for a time between 1s and 30d")
         cluster = self._reactor.cluster
-        node = cluster.nodes.get(node_id)
-        if node is None:
-            raise NamedFault(
-                ErrorCode.NODE_NOT_FOUND, f"no node {node_id[:64]!a}; `hivemind nodes` lists them"
-            )
-        if node.account != caller.account:
-            raise denied(f"no node {node.id} of yours", ErrorCode.NODE_NOT_FOUND)
+        node = find_node(cluster.nodes, node_text, lambda one: one.account == caller.account)
         guest = cluster.accounts.get(account or caller.account)
         if guest is None:
             raise NamedFault(
@@ -167,7 +163,9 @@ class Accounts:
         try:
             claims = self._authority.claims_of(token)
         except InvalidToken as error:
-            raise invalid(f"nothing to revoke: {error}") from error
+            # Its words are for whoever calls with such a token; here it is only what is looked at.
+            why = str(error).removesuffix("; log in again")
+            raise invalid(f"nothing to revoke: {why}") from error
         node = self._reactor.cluster.nodes.get(claims.audience)
         is_into_own_node = node is not None and node.account == caller.account
         if claims.subject != caller.account and not is_into_own_node and caller.role != Role.ADMIN:

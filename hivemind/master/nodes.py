@@ -6,10 +6,11 @@ from hivemind.core.messages import NodeList, NodeView
 from hivemind.core.records import Node, Role
 from hivemind.master import commands
 from hivemind.master.links import Links
+from hivemind.master.naming import find_node
 from hivemind.master.presence import Presence
 from hivemind.master.reactor import Reactor
 from hivemind.rpc.auth import Principal
-from hivemind.rpc.contract.faults import NamedFault, denied, invalid
+from hivemind.rpc.contract.faults import NamedFault
 from hivemind.rpc.errors import ErrorCode
 
 _MOST = 200
@@ -76,23 +77,12 @@ class Nodes:
 
         Raises CallRefused: there is none, there are several, or it is another account's.
         """
-        nodes = self._reactor.cluster.nodes
         is_admin = caller.role == Role.ADMIN
-        known = nodes.get(text)
-        if known is None:
-            named = [node for node in nodes.values() if node.name == text]
-            mine = [node for node in named if is_admin or node.account == caller.account]
-            if len(mine) > 1:
-                ids = ", ".join(sorted(node.id for node in mine)[:5])
-                raise invalid(f"{len(mine)} nodes are called {text!a}; name one by its id: {ids}")
-            known = next(iter(mine or named), None)
-        if known is None:
-            raise NamedFault(
-                ErrorCode.NODE_NOT_FOUND, f"no node {text[:64]!a}; `hivemind nodes` lists them"
-            )
-        if not is_admin and known.account != caller.account:
-            raise denied(f"node {known.id} is not yours", ErrorCode.NODE_NOT_FOUND)
-        return known
+        return find_node(
+            self._reactor.cluster.nodes,
+            text,
+            lambda node: is_admin or node.account == caller.account,
+        )
 
     def _view(self, node: Node) -> NodeView:
         session = self._links.session(node.id)

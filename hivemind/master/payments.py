@@ -6,7 +6,7 @@ import trio
 
 from hivemind.core.cpt import MOST_UCPT, show_cpt
 from hivemind.core.errors import CoreError
-from hivemind.core.ids import check_client_key, check_task_name
+from hivemind.core.ids import check_idempotency_key, check_task_name
 from hivemind.core.ledger import Movement, MovementKind, sides, user_account, user_of
 from hivemind.core.messages import Balance, History, HistoryEntry, Transferred
 from hivemind.core.records import Role
@@ -154,7 +154,7 @@ def _check(amount_ucpt: int, key: str, memo: str) -> None:
         raise invalid("the amount of a transfer is above 0, and a billion CPT at most")
     try:
         if key:
-            check_client_key(key)
+            check_idempotency_key(key)
         if memo:
             check_task_name(memo)
     except CoreError as error:

@@ -145,8 +145,18 @@ class PublicNodes:
         if not seen.at:
             return seen.status, "it was never heard"
         ago = format_duration(max(0.0, round(self._clock() - seen.at, 1)))
-        unreached = "" if self._is_reached(node) else "; the master has not reached it"
-        return seen.status, f"heard {ago} ago{unreached}"
+        return seen.status, f"heard {ago} ago{self._hindrance(node)}"
+
+    def _hindrance(self, node: Node) -> str:
+        """Why a node that is heard of is given nothing."""
+        intent = None if node.registration is None else node.registration.intent
+        if intent is Intent.OFFLINE:
+            return "; it said that it is offline"
+        if not self._is_reached(node):
+            return "; the master has not reached it"
+        if node.is_drained or intent is Intent.DRAINING:
+            return "; it is draining, and given nothing more"
+        return ""
 
     def _is_reached(self, node: Node) -> bool:
         """Whether it can be given tasks where it must be called for that."""

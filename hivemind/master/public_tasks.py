@@ -83,7 +83,18 @@ class PublicTasks:
         shown = task_id or submitted.task_id
         if submitted.repeated:
             return f"task {shown} is known with these bytes; nothing was done twice"
-        return f"task {shown} taken"
+        return f"task {shown} taken{self._confinement(submitted.task_id)}"
+
+    def _confinement(self, task_id: str) -> str:
+        """What to add of a task that waits for less than the whole pool, as its CPT want it."""
+        task = self._reactor.cluster.tasks.get(task_id)
+        owner = "" if task is None else task.requirements.only_account
+        nodes = self._reactor.cluster.nodes.values()
+        if not owner or all(node.account == owner for node in nodes):
+            return ""
+        return (
+            f"; the CPT of {owner} do not cover it elsewhere, so it is for nodes of {owner} alone"
+        )
 
     async def _submission(self, task_id: str, payload: Upload, account: str) -> Submission:
         """What the bytes ask for, and how they are run; an archive is looked into when it is the

@@ -159,7 +159,7 @@ class CallStream(ServerCallStream[R, S]):
         if spooled is not None and spool is not None:
             most_bytes = _most_bytes(spool, spooled)
             if length > most_bytes + spooled.rest_bytes:
-                raise OverLimit(most_bytes)
+                raise OverLimit(most_bytes, spooled.remedy())
         if length > SMALL_BYTES and spooled is None:
             self._held = Reservation(self._setting.budget, self._context.owner)
             await self._held.grow(length)
@@ -186,6 +186,7 @@ class CallStream(ServerCallStream[R, S]):
             spool.open_file(
                 announced_bytes=max(0, length - spooled.rest_bytes),
                 max_bytes=_most_bytes(spool, spooled),
+                remedy=spooled.remedy(),
             )
         )
         rest = await split_field(self.h2_stream.buffer, length, spooled, file, deadline_s)

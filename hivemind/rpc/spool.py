@@ -40,25 +40,35 @@ class Spool:
 
     @asynccontextmanager
     async def open_file(
-        self, *, announced_bytes: int | None = None, max_bytes: int | None = None
+        self,
+        *,
+        announced_bytes: int | None = None,
+        max_bytes: int | None = None,
+        remedy: str = "",
     ) -> AsyncIterator["SpoolFile"]:
         """An empty file for one upload; it is removed at the end of the block unless it was kept.
 
         Args:
             announced_bytes: the size, where it is known: that much is reserved at once.
             max_bytes: a limit other than the spool's.
+            remedy: what to do with more than the limit, to end the line that refuses it.
 
         Raises:
             CallRefused: RESOURCE_EXHAUSTED, for a size over the limit or no room in the budget.
         """
         limit = self.max_bytes if max_bytes is None else max_bytes
         if announced_bytes is not None and announced_bytes > limit:
-            raise OverLimit(limit)
+            raise OverLimit(limit, remedy)
         async with self.budget.reserve(announced_bytes or 0, owner=current_owner()) as reservation:
             path = self.folder / f"{secrets.token_hex(16)}{SUFFIX}"
             file = await trio.to_thread.run_sync(_create, path)
             spooled = SpoolFile(
-                path, file, reservation, limit_bytes=limit, min_bytes_per_s=self.min_bytes_per_s
+                path,
+                file,
+                reservation,
+                limit_bytes=limit,
+                min_bytes_per_s=self.min_bytes_per_s,
+                remedy=remedy,
             )
             try:
                 yield spooled
@@ -78,6 +88,7 @@ class SpoolFile:
         *,
         limit_bytes: int,
         min_bytes_per_s: int,
+        remedy: str = "",
     ) -> None:
         self.path = path
         self.size_bytes = 0
@@ -85,12 +96,13 @@ class SpoolFile:
         self._reservation = reservation
         self._limit_bytes = limit_bytes
         self._min_bytes_per_s = min_bytes_per_s
+        self._remedy = remedy
         self._is_kept = False
 
     def check_fits(self, more_bytes: int) -> None:
         """Raise OverLimit where so many bytes more are too many."""
         if self.size_bytes + more_bytes > self._limit_bytes:
-            raise OverLimit(self._limit_bytes)
+            raise OverLimit(self._limit_bytes, self._remedy)
 
     async def fill(self, chunks: AsyncIterable[bytes]) -> None:
         """Append all of `chunks` as they arrive.
@@ -165,6 +177,8 @@ class SpooledField:
     """What all other fields may amount to."""
     most_bytes: Callable[[], int] | None = None
     """The most that the field may hold now; the spool's own limit unless it is said."""
+    remedy: Callable[[], str] = lambda: ""
+    """What to do with more, to end the line that refuses it."""
 
 
 def current_upload() -> SpoolFile:
@@ -182,9 +196,9 @@ def current_upload() -> SpoolFile:
 class OverLimit(CallRefused):
     """An upload passes its own limit: later would not do, only less."""
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, remedy: str = "") -> None:
         text = f"the upload is over the limit of {limit_bytes} bytes"
-        super().__init__(Status.RESOURCE_EXHAUSTED, text)
+        super().__init__(Status.RESOURCE_EXHAUSTED, f"{text}; {remedy}" if remedy else text)
 
 
 def _sweep(folder: Path) -> None:

@@ -237,7 +237,6 @@ async def _enrol(dial: Dial, key: SigningKey, name: str, join_token: str | None)
         if error.status not in _REFUSALS:
             raise
         raise EnrolmentRefused(
-            f"the master at {dial.address} did not take this worker: {one_line(str(error))}: get a "
-            "new join token with `hivemind node token`"
+            f"the master at {dial.address} did not take this worker: {one_line(str(error))}"
         ) from error
     return Membership(node_id=enrolled.node_id, account=enrolled.account, master=dial.address)

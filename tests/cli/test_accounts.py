@@ -62,6 +62,12 @@ def test_whoever_looks_on_with_a_token_that_is_revoked_sees_no_more(
     assert re.fullmatch(r"hivemind: this token was revoked; log in .*\n", told.decode()), told
 
 
+def test_what_is_no_token_cannot_be_revoked_and_that_is_all_that_is_said(shell: Shell) -> None:
+    done = shell.run("account", "revoke", "no-token")
+    assert done.returncode == 1
+    assert done.stderr == "hivemind: nothing to revoke: the token is not one of this pool\n"
+
+
 def test_a_name_that_is_taken_and_a_wrong_password_are_told(shell: Shell, tmp_path: Path) -> None:
     shell.account("carol", tmp_path / "carol")
     environment = {"HIVEMIND_MASTER": shell.up.address}

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -392,6 +393,23 @@ def test_an_output_path_that_cannot_be_is_told_before_anything_runs(
         assert done.returncode == 125
         assert done.stderr.count("\n") == 1
     assert "nowhere" not in _names(shell)
+
+
+def test_a_result_that_could_not_be_written_can_be_fetched_as_the_command_says(
+    shell: Shell, tmp_path: Path
+) -> None:
+    place = tmp_path / "place"
+    script = "echo up; echo kept > output/kept; sleep 1"
+    with _running(shell, "--output", str(place), "--", "sh", "-c", script) as process:
+        place.touch()
+        status, said = _end(process)
+    line = said.decode()
+    assert (status, line.count("\n")) == (125, 1)
+    assert line.startswith(f"hivemind: {place}: ")
+    told = re.search(r"`hivemind (result \w+ -o) PATH`", line)
+    assert told is not None, line
+    assert shell.run(*told[1].split(), str(tmp_path / "new")).returncode == 0
+    assert (tmp_path / "new" / "kept").read_text() == "kept\n"
 
 
 # --- interrupts ---------------------------------------------------------------------------------

@@ -2,7 +2,7 @@ import attrs
 import pytest
 
 from hivemind.core.public_status import PublicStatus, describe, public_status
-from hivemind.core.records import Reason, Task, TaskState
+from hivemind.core.records import Reason, Requirements, Task, TaskState
 
 TASK = Task(id="t", account="ann", state=TaskState.QUEUED)
 
@@ -20,6 +20,10 @@ def test_every_state_is_one_of_the_five() -> None:
         (
             {"attempt": 1, "detail": "node lost"},
             "attempt 1 is over (node lost); it waits for another",
+        ),
+        (
+            {"requirements": Requirements(only_account="ann")},
+            "it waits for a node of ann, where it costs nothing",
         ),
         ({"state": TaskState.ASSIGNED, "attempt": 2}, "a node is about to run it, attempt 2"),
         ({"state": TaskState.RUNNING, "attempt": 1}, "it runs, attempt 1"),

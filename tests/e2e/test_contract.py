@@ -332,6 +332,59 @@ def test_a_name_that_cannot_be_costs_no_try(plain: Daemon, stubs: Path) -> None:
         peer.log_in("carl")
 
 
+def test_who_has_too_few_cpt_is_told_that_the_task_is_for_own_nodes_alone(
+    plain: Daemon, stubs: Path
+) -> None:
+    two_hours = "IyAvLy8gc2NyaXB0CiMgW3Rvb2wuaGl2ZW1pbmRdCiMgdGltZSA9ICcyaCcKIyAvLy8KcGFzcwo="
+    with open_peer(stubs, plain) as erin, open_peer(stubs, plain) as frank:
+        for peer, name in ((erin, "erin"), (frank, "frank")):
+            node = {**AWAY, "node_id": f"{name}s"}
+            assert peer.log_in(name).call("NodeManagerService/RegisterWorkerNode", **node)[
+                "success"
+            ]
+        upload = "MasterNodeService/UploadTask"
+        paid = erin.call(upload, task_id="paid", task_data="cHJpbnQoMSk=")
+        assert paid["message"] == "task paid taken"
+        free = erin.call(upload, task_id="free", task_data=two_hours)
+        assert free["message"] == (
+            "task free taken; the CPT of erin do not cover it elsewhere, so it is for nodes of"
+            " erin alone"
+        )
+        seen = erin.call("MasterNodeService/PollTaskStatus", task_id="free")
+        assert seen["message"] == "it waits for a node of erin, where it costs nothing"
+        for task_id in ("paid", "free"):
+            erin.call("MasterNodeService/StopTask", task_id=task_id)
+
+
+def test_a_health_check_says_why_a_node_that_is_heard_of_is_given_nothing(
+    ann: Peer, folder: Pool, up: Daemon
+) -> None:
+    def told() -> tuple[str, str]:
+        said = ann.call("NodeManagerService/HealthCheck", token="", node_id="rests")
+        assert str(said["message"]).startswith("heard ")
+        return str(said["status"]), str(said["message"]).partition("ago")[2]
+
+    ann.join("rests")
+    wait_until("the node is reached", lambda: told() == ("online", ""))
+    for status, health, words in (
+        ("draining", "online", "; it is draining, and given nothing more"),
+        ("offline", "offline", "; it said that it is offline"),
+        ("online", "online", ""),
+    ):
+        ann.call("NodeManagerService/ReportStatus", node_id="rests", status=status)
+        wait_until(f"it is {status}", lambda want=(health, words): told() == want)
+    assert folder.cli("node", "drain", "rests", home=up.home).returncode == 0
+    assert told() == ("online", "; it is draining, and given nothing more")
+
+
+def test_a_transfers_key_is_called_as_its_field_is(ann: Peer) -> None:
+    said = ann.call(
+        "UserService/Transfer", receiver_username="admin", amount=1, idempotency_key="k" * 129
+    )
+    assert said["status"] == "INVALID_ARGUMENT"
+    assert str(said["message"]).startswith("an idempotency key can have at most 128 characters")
+
+
 AWAY = {
     "node_id": "worker-001",
     "hostname": "192.168.1.100",

@@ -97,6 +97,17 @@ def test_the_listing_tells_where_a_node_can_be_called(place: Place) -> None:
     assert node["address"] == place.worker.address
 
 
+def test_a_node_is_named_as_the_listing_names_it(place: Place, alice: str, caller: Caller) -> None:
+    (node,) = json.loads(place.pool.cli("nodes", "--json", home=place.master.home).stdout)["nodes"]
+    assert node["name"] != node["id"]
+    status, token = place.act(alice, "account", "token", "--node", node["name"])
+    assert status == 0, token
+    assert caller.call("taskworker", "GetSystemInfo", token)["hostname"]
+    for stranger in (place.login("bob"), admin_token(place)):
+        status, text = place.act(stranger, "account", "token", "--node", node["name"])
+        assert (status, text) == (1, f"hivemind: node {node['id']} is not yours")
+
+
 # -- who may call ------------------------------------------------------------------------------
 
 
@@ -208,7 +219,7 @@ def test_only_a_nodes_owner_gets_tokens_for_it(place: Place, alice: str, caller:
     assert status == 0
     assert caller.call("taskworker", "GetSystemInfo", text)["hostname"]
     for token in (place.login("bob"), admin_token(place)):
-        with pytest.raises(ClientError, match=r"no node .* of yours"):
+        with pytest.raises(ClientError, match=rf"node {place.node} is not yours"):
             place.node_token(token)
     with pytest.raises(ClientError, match="no node 'no-such-node'"):
         place.node_token(alice, node="no-such-node")

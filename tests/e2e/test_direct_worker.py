@@ -131,6 +131,7 @@ def test_the_example_of_the_api_runs(caller: Caller) -> None:
     accepted = caller.push("task-001", b"print('Hello, HiveMind!')")
     assert accepted["success"], accepted
     done = caller.until("task-001", "COMPLETED")
+    assert done["message"] == "it succeeded"
     assert (done["output"], done["exit_code"]) == (["Hello, HiveMind!"], 0)
 
 
@@ -345,7 +346,7 @@ def test_a_stop_ends_the_whole_tree_daemons_included(
     )
     task_id = f"tree-{method}"
     assert caller.execute(task_id, script.encode())["success"]
-    caller.until(task_id, "RUNNING", printed="up")
+    assert caller.until(task_id, "RUNNING", printed="up")["message"] == "it runs"
     wait_until("its daemons run", lambda: len(processes_with(marker)) >= 2)
     stopped = caller.call(service, method, task_id=task_id)
     assert stopped["success"], stopped

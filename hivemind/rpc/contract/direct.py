@@ -49,6 +49,16 @@ class DirectHandlers(Protocol):
         ...
 
 
+_SAID = {
+    "PENDING": "it has not begun",
+    "RUNNING": "it runs",
+    "COMPLETED": "it succeeded",
+    "FAILED": "it failed",
+    "STOPPED": "it was stopped",
+}
+"""What to tell of a status where there is nothing else to tell."""
+
+
 def _accepted(task_id: str, *, is_repeated: bool) -> str:
     return f"task {task_id} was accepted before" if is_repeated else f"task {task_id} accepted"
 
@@ -136,7 +146,7 @@ class _TaskWorkerService(taskworker.TaskWorkerServiceBase):
             return taskworker.GetTaskStatusResponse(success=False, message=fault.text)
         return taskworker.GetTaskStatusResponse(
             success=True,
-            message=seen.detail,
+            message=seen.detail or _SAID.get(seen.status, ""),
             status=seen.status,
             output=list(seen.output),
             exit_code=seen.exit_code,

@@ -51,7 +51,12 @@ def spooled_uploads(policy_bytes: Callable[[], int]) -> Mapping[str, SpooledFiel
     def most_bytes() -> int:
         return min(TASK_DATA_BYTES, policy_bytes())
 
-    field = SpooledField(field_number=_UPLOAD_FIELD, most_bytes=most_bytes)
+    def remedy() -> str:
+        if policy_bytes() <= TASK_DATA_BYTES:
+            return ""
+        return "hand in a larger one with hivemind.v1.Tasks/Submit, or `hivemind submit`"
+
+    field = SpooledField(field_number=_UPLOAD_FIELD, most_bytes=most_bytes, remedy=remedy)
     return {"/nodepool.MasterNodeService/UploadTask": field}
 
 
