@@ -34,7 +34,7 @@ from hivemind.master.reactor import Reactor
 from hivemind.master.reports import Reports
 from hivemind.master.retention import Retention
 from hivemind.master.secrets import OneTimeSecrets
-from hivemind.master.session import SessionTools
+from hivemind.master.session import OUTPUT_SLACK_BYTES, SessionTools
 from hivemind.master.tasks import Tasks
 from hivemind.master.tls import load_tls, local_host
 from hivemind.master.uploads import Uploads
@@ -89,9 +89,6 @@ OPEN_METHODS = frozenset(
     }
 )
 """What may be called without a token; everything else, and whatever is added, may not."""
-
-_OUTPUT_SLACK_BYTES = 1024 * 1024
-"""A sandbox cuts output off when it has seen too much, so a little more than the limit arrives."""
 
 _TAR_SLACK_BYTES = 16 * 1024 * 1024
 """Headers and padding of the files in a result's tar."""
@@ -207,7 +204,7 @@ class Master:
             store=self._store,
             output=self._output,
             rules=self.rules,
-            most_output_bytes=lambda policy: self._most(policy, "output") + _OUTPUT_SLACK_BYTES,
+            most_output_bytes=lambda policy: self._most(policy, "output") + OUTPUT_SLACK_BYTES,
             keyring=self._authority.keyring,
         )
         enroller = Enroller(

@@ -43,6 +43,7 @@ from hivemind.master.bell import Bell
 from hivemind.master.output import OutputError, OutputFolder, OutputLog, OutputTooLarge
 from hivemind.master.reactor import Reactor
 from hivemind.rpc.contract.faults import MalformedMessage, unavailable
+from hivemind.rpc.contract.specs import decode_spec
 from hivemind.rpc.errors import CallRefused, RpcError
 from hivemind.store.api import Store, StoreError
 
@@ -57,6 +58,9 @@ _MOST_PER_BATCH = 500
 _BATCH_BYTES = 1024 * 1024
 """A batch is full when it holds so much, and may pass it by one assignment: that is at most a
 megabyte of arguments and twice ``INLINE_BYTES``, and a worker takes messages of four."""
+
+OUTPUT_SLACK_BYTES = 1024 * 1024
+"""A sandbox cuts output off when it has seen too much, so a little more than the limit arrives."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -105,6 +109,8 @@ class Session:
         self._error: CallRefused | None = None
         self._scope = trio.CancelScope()
         self._logs: dict[AttemptRef, OutputLog] = {}
+        self._output_limits: dict[AttemptRef, int] = {}
+        """Of those that printed much: what their tasks may."""
         self._keyring: Keyring | None = None
 
     # --- what the worker must do ---
@@ -117,7 +123,7 @@ class Session:
             self.end(MalformedMessage("this worker takes no orders; connect again"))
             return
         if isinstance(order, KillOrder):
-            self._logs.pop(order.ref, None)
+            self._let_go(order.ref)
         self._orders.append(order)
         self._bell.ring()
 
@@ -322,8 +328,12 @@ class Session:
             self.order(KillOrder(ref))
             return
         known = await self._log(ref)
+        most_bytes = self._tools.most_output_bytes(task.policy)
+        if known.size + sum(len(chunk.data) for chunk in chunks) > OUTPUT_SLACK_BYTES:
+            # Few tasks print so much, and only theirs are looked up.
+            most_bytes = min(most_bytes, await self._output_limit(ref, most_bytes))
         try:
-            await known.append(chunks, most_bytes=self._tools.most_output_bytes(task.policy))
+            await known.append(chunks, most_bytes=most_bytes)
         except OutputTooLarge as error:
             ending = Ending(
                 outcome=Outcome.FAILED,
@@ -356,7 +366,7 @@ class Session:
         )
         for item, outcome in zip(items, outcomes, strict=True):
             if not isinstance(item, StartedReport):
-                self._logs.pop(item.ref, None)
+                self._let_go(item.ref)
                 self.order(Acknowledged(item.ref, item.seq))
             elif outcome.is_unwanted:
                 self.order(KillOrder(item.ref))
@@ -379,6 +389,21 @@ class Session:
         if task is None or not commands.is_under_way(task, ref, self.node_id):
             return None
         return task
+
+    async def _output_limit(self, ref: AttemptRef, most_bytes: int) -> int:
+        """How much output the task's own limit lets arrive; ``most_bytes`` where it is gone."""
+        limit = self._output_limits.get(ref)
+        if limit is None:
+            stored = await self._tools.store.spec(ref.task_id)
+            if stored is None:
+                return most_bytes
+            limit = decode_spec(stored.spec).output_bytes + OUTPUT_SLACK_BYTES
+            self._output_limits[ref] = limit
+        return limit
+
+    def _let_go(self, ref: AttemptRef) -> None:
+        self._logs.pop(ref, None)
+        self._output_limits.pop(ref, None)
 
     async def _log(self, ref: AttemptRef) -> OutputLog:
         known = self._logs.get(ref)

@@ -6,7 +6,13 @@ from pathlib import Path
 import attrs
 import structlog
 
-from hivemind.rpc.tls import client_tls, is_good_for_clients, name_to_expect, server_tls
+from hivemind.rpc.tls import (
+    client_tls,
+    is_good_for_clients,
+    is_key_open,
+    name_to_expect,
+    server_tls,
+)
 from hivemind.settings.daemon import MasterConfig
 
 WORKER_METHODS = frozenset(
@@ -62,6 +68,8 @@ def load_tls(config: MasterConfig) -> MasterTls | None:
         client_ca=ca,
         is_client_certificate_required=config.tls_clients == "required",
     )
+    if is_key_open(key):
+        log.warning("key_open_to_all", key=str(key), detail=f"take it back with `chmod 600 {key}`")
     shown = None
     if ca is not None:
         if is_good_for_clients(certificate, key, ca):

@@ -77,6 +77,17 @@ def name_to_expect(certificate: Path, key: Path, host: str) -> str:
     return names[0].replace("*", "master", 1)
 
 
+def is_key_open(key: Path) -> bool:
+    """Whether any user of this machine may read, or replace, what is in the key's file.
+
+    A group may: some machines give a group of daemons their certificates.
+    """
+    try:
+        return bool(key.stat().st_mode & 0o007)
+    except OSError:
+        return False
+
+
 def is_good_for_clients(certificate: Path, key: Path, client_ca: Path) -> bool:
     """Whether a server that demands certificates signed by `client_ca` would take this one.
 

@@ -17,7 +17,7 @@ from hivemind.rpc.errors import (
     TlsFailed,
 )
 from hivemind.rpc.plaintext import PlaintextRefused
-from hivemind.rpc.tls import client_tls, server_tls
+from hivemind.rpc.tls import client_tls, is_key_open, server_tls
 from hivemind.settings.credentials import Credentials, read_credentials
 from hivemind.settings.daemon import TLS_CA_VARIABLE, WorkerConfig, parse_address
 from hivemind.supervision import Backoff
@@ -39,7 +39,11 @@ def own_tls(config: WorkerConfig) -> ssl.SSLContext | None:
     """How the worker's own services are spoken to; None: plain HTTP/2. Raises BadCertificate."""
     if config.tls_cert is None or config.tls_key is None:
         return None
-    return server_tls(config.tls_cert, config.tls_key)
+    context = server_tls(config.tls_cert, config.tls_key)
+    if is_key_open(config.tls_key):
+        key = config.tls_key
+        log.warning("key_open_to_all", key=str(key), detail=f"take it back with `chmod 600 {key}`")
+    return context
 
 
 def dial_of(config: WorkerConfig, known: Credentials | None) -> Dial | None:

@@ -3,6 +3,7 @@ told.
 """
 
 import json
+import shutil
 import signal
 import socket
 import ssl
@@ -305,6 +306,23 @@ def test_nodes_elsewhere_are_pushed_to_by_the_pools_authority_or_not_at_all(pool
     assert seen["secure, another authority's"].startswith("CertificateRefused: ")
     assert seen["own, forbidden"].startswith("AddressRefused: ")
     assert seen["own, allowed"] == "reached"
+
+
+def test_a_key_that_every_user_may_read_is_told_of(pool: Pool, keys: Path) -> None:
+    folder = pool.root / "open-key"
+    shutil.copytree(keys, folder)
+    key = folder / "server-key.pem"
+    key.chmod(0o640)
+    guarded = pool.master(*own(folder, "server"), home="guarded")
+    assert "key_open_to_all" not in guarded.log.read_text()
+    key.chmod(0o644)
+    guarded.process.send_signal(signal.SIGHUP)
+    wait_until("it is told", lambda: "key_open_to_all" in guarded.log.read_text())
+    assert f"chmod 600 {key}" in guarded.log.read_text()
+    assert guarded.stop() == 0
+    worker = pool.lone_worker(*own(folder, "server"), home="open-worker")
+    assert f"chmod 600 {key}" in worker.log.read_text()
+    assert worker.stop() == 0
 
 
 @pytest.mark.parametrize(

@@ -499,6 +499,25 @@ async def test_a_task_that_prints_too_much_ends_alone(pool: Pool) -> None:
         await check(pool.reactor, pool.store)
 
 
+async def test_a_node_that_lets_a_task_print_more_than_it_may_is_trusted_less(pool: Pool) -> None:
+    async with pool.link("n1") as link:
+        await link.join()
+        loud = await given(pool, link, ask=Ask(output_bytes=1000))
+        other = await given(pool, link)
+        piece = b"x" * (MIB // 2)
+        for task_id in (loud, other):
+            await link.say(started(task_id), output(task_id, 0, piece))
+            await link.say(output(task_id, len(piece), piece))
+        # A sandbox's last piece is taken whole.
+        await link.say(output(loud, MIB, b"y" * 1000), output(other, MIB, b"y" * 1001))
+        await link.say(output(loud, MIB + 1000, b"z"))
+        assert await link.hear(KillOrder) == KillOrder(AttemptRef(loud, 1))
+        assert (await ended(pool, loud)).reason is Reason.OUTPUT_LIMIT
+        assert pool.reactor.cluster.nodes["n1"].trust < 50
+        await link.say(finished(other, output_bytes=MIB + 1001))
+        await link.hear(Acknowledged)
+
+
 async def test_a_result_too_large_for_a_report_is_refused_there(pool: Pool) -> None:
     async with pool.link("n1") as link:
         await link.join()
