@@ -99,12 +99,12 @@ def test_why_no_node_could_ever_run_a_task_is_one_line() -> None:
     fleet = fleet_of(n1=machine(), n2=machine())
     fleet.set_trust("n2", 80)
     assert explain_impossible(wants(), fleet) == ""
-    assert explain_impossible(attrs.evolve(wants(), cpu_millis=64_000, least_trust=80), fleet) == (
+    assert explain_impossible(wants(cpus=64, least_trust=80), fleet) == (
         "it asks for a trust of 80: 1 node is trusted less; 1 node has less than 64 CPUs"
     )
     fleet.set_connected("n1", False)
     fleet.set_connected("n2", False)
-    assert explain_impossible(attrs.evolve(wants(), cpu_millis=64_000), fleet) == ""
+    assert explain_impossible(wants(cpus=64), fleet) == ""
 
 
 def test_a_task_for_ones_own_nodes_says_so_where_none_of_them_is_there() -> None:
