@@ -7,7 +7,7 @@ import stat
 import attrs
 import trio
 
-from hivemind.cli.faults import unwritable
+from hivemind.cli.faults import complain, unwritable
 from hivemind.core.messages import AttemptOutput
 from hivemind.core.records import OutputStream
 
@@ -17,11 +17,16 @@ _NAMES = {STDOUT_FD: "standard output", STDERR_FD: "standard error"}
 _FDS = {OutputStream.STDOUT: STDOUT_FD, OutputStream.STDERR: STDERR_FD}
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class OutputWriter:
-    """Writes each piece whole before the next, so that the streams keep their order."""
+    """Writes each piece whole before the next, so that the streams keep their order.
+
+    Where a new attempt's output follows that of an earlier one, which nothing can take back, a line
+    on standard error says so.
+    """
 
     _is_file: dict[int, bool]
+    _attempt: int = 0
 
     async def write(self, output: AttemptOutput) -> None:
         """Hand one piece to the system.
@@ -33,6 +38,12 @@ class OutputWriter:
             BrokenPipeError: the reader has gone away.
             CommandFailed: the stream takes no more, as on a full disk.
         """
+        if self._attempt not in {0, output.attempt}:
+            complain(
+                f"attempt {self._attempt} is over, and the task is run again:"
+                f" the output of attempt {output.attempt} follows, from its beginning"
+            )
+        self._attempt = output.attempt
         descriptor = _FDS[output.chunk.stream]
         try:
             if self._is_file[descriptor]:

@@ -38,6 +38,13 @@ def explain(task: Task, fleet: Fleet, queue: TaskQueue, now: float) -> Explanati
     return Explanation(causes[0].text, tuple(causes))
 
 
+def explain_impossible(needs: Requirements, fleet: Fleet) -> str:
+    """What keeps every node that takes work from ever running such a task, in one line; nothing of
+    nodes that take none.
+    """
+    return "; ".join(cause.text for cause in _Sorted(needs, fleet, {}).never())
+
+
 def _where_it_is(task: Task) -> str:
     match task.state:
         case TaskState.SUBMITTED:

@@ -41,9 +41,8 @@ def describe(task: Task) -> str:
             whose = f" of {owner}, where it costs nothing" if owner else ""
             words = f"it waits for a node{whose}"
             if task.attempt:
-                words = (
-                    f"attempt {task.attempt} is over ({task.detail}); it waits for another{whose}"
-                )
+                last = f"attempt {task.attempt} is over ({task.detail})"
+                words = f"{last}; it waits for another" + (f", on a node{whose}" if whose else "")
         case TaskState.ASSIGNED:
             words = f"a node is about to run it, attempt {task.attempt}"
         case TaskState.RUNNING:

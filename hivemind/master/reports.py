@@ -229,7 +229,7 @@ class Reports:
         if outcome in {Outcome.SUCCEEDED, Outcome.FAILED}:
             log.warning("report_contradicted", node_id=given.node_id, task_id=ref.task_id)
             return Answer(
-                success=False, message=f"the attempt was {outcome.value} before, and that stands"
+                success=False, message=f"the attempt {outcome.value} before, and that stands"
             )
         return Answer(message=_TOO_LATE)
 

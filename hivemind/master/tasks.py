@@ -7,7 +7,7 @@ import attrs
 import structlog
 import trio
 
-from hivemind.core.explain import explain
+from hivemind.core.explain import explain, explain_impossible
 from hivemind.core.explanation import Explanation
 from hivemind.core.ids import (
     is_task_id,
@@ -178,12 +178,16 @@ class Tasks:
         return Submitted(task_id=twin.id, repeated=True)
 
     def _check_possible(self, task: Task) -> None:
-        """Raise NamedFault where every node that there is is too small for the task."""
-        nodes = self._reactor.cluster.fleet.nodes.values()
+        """Raise NamedFault where every node that there is is too small for the task, or is trusted
+        too little.
+        """
+        fleet = self._reactor.cluster.fleet
+        nodes = fleet.nodes.values()
         if nodes and not any(node.could_ever_run(task.requirements) for node in nodes):
+            why = explain_impossible(task.requirements, fleet)
             raise NamedFault(
                 ErrorCode.INSUFFICIENT_RESOURCES,
-                "the task asks for more than any node of the pool has; ask for less",
+                f"{why or 'the task asks for more than any node of the pool has'}; ask for less",
             )
 
     async def _twin(self, task: Task) -> Task | None:

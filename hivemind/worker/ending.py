@@ -85,11 +85,11 @@ def _detail(reason: Reason, result: sandbox.Result, spec: TaskSpec) -> str:
             return (
                 f"memory limit of {held} ({sizes.show_size(needs.memory_bytes)}, and"
                 f" {sizes.show_size(needs.scratch_bytes)} of scratch) reached;"
-                " ask for more with --memory"
+                " ask for more memory"
             )
         case Reason.TIME_LIMIT:
             limit = sizes.format_duration(spec.wall_s)
-            return f"time limit of {limit} reached; ask for more with --time"
+            return f"time limit of {limit} reached; ask for more time"
         case Reason.CPU_TIME_LIMIT:
             limit = sizes.format_duration(spec.cpu_s or 0)
             return f"CPU time limit of {limit} reached"

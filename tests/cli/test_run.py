@@ -171,6 +171,17 @@ def test_output_is_there_while_the_task_runs(shell: Shell) -> None:
         _end(process)
 
 
+def test_output_that_begins_anew_is_told_apart(shell: Shell) -> None:
+    done = shell.run("run", "--retries", "1", "--", "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (done.returncode, done.stdout) == (3, "out\nout\n")
+    assert done.stderr.splitlines() == [
+        "err",
+        "hivemind: attempt 1 is over, and the task is run again: the output of attempt 2 follows,"
+        " from its beginning",
+        "err",
+    ]
+
+
 def test_output_goes_into_a_file_as_into_a_pipe(shell: Shell, tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as out:
         done = subprocess.run(

@@ -3,7 +3,7 @@
 import attrs
 import pytest
 
-from hivemind.core.explain import COUNTED_AHEAD, explain
+from hivemind.core.explain import COUNTED_AHEAD, explain, explain_impossible
 from hivemind.core.explanation import Cause, CauseKind
 from hivemind.core.fleet import Fleet
 from hivemind.core.placement import plan
@@ -93,6 +93,18 @@ def test_nodes_that_may_not_have_it_are_counted_by_reason() -> None:
         not_own,
         Cause(CauseKind.DISTRUSTED, "it asks for a trust of 51: 1 node is trusted less", 1),
     ]
+
+
+def test_why_no_node_could_ever_run_a_task_is_one_line() -> None:
+    fleet = fleet_of(n1=machine(), n2=machine())
+    fleet.set_trust("n2", 80)
+    assert explain_impossible(wants(), fleet) == ""
+    assert explain_impossible(wants(cpus=64, least_trust=80), fleet) == (
+        "it asks for a trust of 80: 1 node is trusted less; 1 node has less than 64 CPUs"
+    )
+    fleet.set_connected("n1", False)
+    fleet.set_connected("n2", False)
+    assert explain_impossible(wants(cpus=64), fleet) == ""
 
 
 def test_a_task_for_ones_own_nodes_says_so_where_none_of_them_is_there() -> None:

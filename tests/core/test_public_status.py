@@ -25,6 +25,15 @@ def test_every_state_is_one_of_the_five() -> None:
             {"requirements": Requirements(only_account="ann")},
             "it waits for a node of ann, where it costs nothing",
         ),
+        (
+            {
+                "requirements": Requirements(only_account="ann"),
+                "attempt": 1,
+                "detail": "node lost",
+            },
+            "attempt 1 is over (node lost); it waits for another, on a node of ann, where it costs"
+            " nothing",
+        ),
         ({"state": TaskState.ASSIGNED, "attempt": 2}, "a node is about to run it, attempt 2"),
         ({"state": TaskState.RUNNING, "attempt": 1}, "it runs, attempt 1"),
         (

@@ -441,6 +441,7 @@ def test_the_first_word_on_an_attempts_end_counts(
     assert first["success"]
     otherwise = worker.call("MasterNodeService/TaskCompleted", **done, success=False)
     assert (otherwise["status"], otherwise["success"]) == ("OK", False)
+    assert otherwise["message"] == "the attempt succeeded before, and that stands"
     late = worker.call("MasterNodeService/StoreOutput", task_id=f"{task}.1", output="late")
     assert late["success"]
     end = client.watch(task)

@@ -189,7 +189,14 @@ def test_what_did_not_succeed_says_so_and_its_result_is_there(up: Client) -> Non
     assert stopped["message"].startswith("TASK_CANCELLED: ")
     assert stopped["members"]["stdout.txt"] == "before\n"
     assert (seen["too_large"]["success"], seen["too_large"]["code"]) == (False, "2003")
-    assert seen["too_large"]["message"].startswith("INSUFFICIENT_RESOURCES: ")
+    assert seen["too_large"]["message"].startswith(
+        "INSUFFICIENT_RESOURCES: no node has 64 CPUs (the largest has "
+    )
+    assert seen["too_large"]["message"].endswith("); ask for less")
+    assert (seen["too_trusted"]["success"], seen["too_trusted"]["code"]) == (False, "2003")
+    assert seen["too_trusted"]["message"] == (
+        "INSUFFICIENT_RESOURCES: it asks for a trust of 100: 1 node is trusted less; ask for less"
+    )
 
 
 def test_a_poll_shows_the_end_of_much_output_and_says_what_it_left_out(up: Client) -> None:

@@ -57,9 +57,14 @@ def run_program(number: int, up: Daemon, folder: Path) -> list[str]:
     host, port = up.address.split(":")
     text = programs()[number].replace("localhost:50051", up.address)
     text = text.replace('"localhost", 50051', f'"{host}", {port}')
-    (folder / f"program_{number}.py").write_text(text)
+    return run_text(text, f"program_{number}.py", up, folder)
+
+
+def run_text(text: str, name: str, up: Daemon, folder: Path) -> list[str]:
+    """Run a program of the chapter's under that name; the lines that it prints."""
+    (folder / name).write_text(text)
     done = subprocess.run(
-        [sys.executable, f"program_{number}.py"],
+        [sys.executable, name],
         cwd=folder,
         env=clean_environment(HIVEMIND_HOME=str(up.home)),
         capture_output=True,
@@ -74,12 +79,25 @@ def run_program(number: int, up: Daemon, folder: Path) -> list[str]:
 def test_the_grpcio_client_then_the_grpclib_client(up: Daemon, folder: Path) -> None:
     assert run_program(0, up, folder)[0] == "COMPLETED ['42']"
     assert (folder / "result.zip").read_bytes()[:2] == b"PK"
-    assert run_program(1, up, folder)[0] == "COMPLETED ['42']"
+    assert run_program(2, up, folder)[0] == "COMPLETED ['42']"
 
 
 def test_the_python_api(up: Daemon, folder: Path) -> None:
-    assert run_program(2, up, folder)[:2] == ["succeeded 42", ""]
+    assert run_program(3, up, folder)[:2] == ["succeeded 42", ""]
     assert (folder / "result-3.zip").read_bytes()[:2] == b"PK"
+
+
+def test_the_grpcio_client_of_a_master_with_a_certificate(pool: Pool, folder: Path) -> None:
+    """The first program, with the second's channel instead of its own."""
+    made = pool.cli("tls", "init", "tls", "--host", "localhost", home=pool.root, cwd=folder)
+    assert made.returncode == 0, made.stderr.decode()
+    (folder / "ca.pem").symlink_to("tls/ca.pem")
+    pair = ("--tls-cert", f"{folder}/tls/server.pem", "--tls-key", f"{folder}/tls/server-key.pem")
+    secure = pool.up(*pair)
+    port = secure.address.rpartition(":")[2]
+    plain, channel = programs()[0], programs()[1].replace("MASTER:50051", f"localhost:{port}")
+    text = re.sub(r"^channel = .*\n", lambda _: channel, plain, count=1, flags=re.MULTILINE)
+    assert run_text(text, "secure.py", secure, folder)[0] == "COMPLETED ['42']"
 
 
 def test_the_services_describe_themselves_without_a_token(up: Daemon) -> None:

@@ -44,13 +44,13 @@ def result(reason: sandbox.Reason, exit_code: int, number: int | None = None) ->
             result(sandbox.Reason.OUT_OF_MEMORY, 137),
             Outcome.FAILED,
             Reason.OUT_OF_MEMORY,
-            "memory limit of 768M (256M, and 512M of scratch) reached; ask for more with --memory",
+            "memory limit of 768M (256M, and 512M of scratch) reached; ask for more memory",
         ),
         (
             result(sandbox.Reason.TIME_LIMIT, 124),
             Outcome.TIMED_OUT,
             Reason.TIME_LIMIT,
-            "time limit of 90s reached; ask for more with --time",
+            "time limit of 90s reached; ask for more time",
         ),
         (
             result(sandbox.Reason.CPU_TIME_LIMIT, 124),

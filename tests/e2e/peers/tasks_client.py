@@ -296,6 +296,8 @@ def ends(people: People) -> Any:
     seen["stopped"] = told_of(alice.raw("GetTaskResult", asked))
     greedy = b"# /// script\n# [tool.hivemind]\n# cpus = 64\n# ///\n"
     seen["too_large"] = alice.upload("too-large", greedy)
+    choosy = b"# /// script\n# [tool.hivemind]\n# trust = 100\n# ///\n"
+    seen["too_trusted"] = alice.upload("too-trusted", choosy)
     return seen
 
 
