@@ -169,7 +169,7 @@ class PushedNode:
         """Be connected to the node for as long as it answers there, again and again."""
         failures = 0
         while (current := self._node()) is not None and current.registration is not None:
-            said, changed = current.registration, self._changed
+            said, changed, begun_at = current.registration, self._changed, trio.current_time()
             if said.intent is not Intent.OFFLINE:
                 failures = 0 if await self._visit(current.account, said) else failures + 1
             await self._set_away()
@@ -179,6 +179,8 @@ class PushedNode:
             )
             with trio.move_on_after(min(pause_s, self._until_lease_end_s())):
                 await changed.wait()
+            # Else whoever registers one address after the other would have them all called at once.
+            await trio.sleep_until(begun_at + _RETRY_S)
 
     async def _visit(self, owner: str, said: Registration) -> bool:
         """One connection, from its opening to its end. Whether the node ever answered on it."""

@@ -416,6 +416,22 @@ async def test_a_changed_address_is_where_the_node_is_from_then_on(
     assert (state.capacity.slots, state.running, state.trust) == (2, 1, 50)
 
 
+async def test_addresses_that_change_all_the_time_are_called_once_in_a_while(
+    autojump_clock: object, world: World
+) -> None:
+    world.far.is_up = False
+    begun_at = trio.current_time()
+    for port in range(1, 101):
+        said = attrs.evolve(SAID, port=port)
+        await world.reactor.perform(
+            lambda turn, s=said: push_commands.register(turn, "n", "ann", s)
+        )
+        world.pushes.watch("n")
+        await trio.sleep(0.1)
+    assert trio.current_time() - begun_at < 11
+    assert 9 <= len(world.far.connected) <= 11
+
+
 async def test_a_node_that_is_offline_by_its_own_word_is_not_asked(
     autojump_clock: object, world: World
 ) -> None:
