@@ -475,5 +475,5 @@ async def _batches(place: Follower) -> AsyncGenerator[tuple[OutputChunk, ...], N
 def _no_such_task(task_id: str) -> NamedFault:
     return NamedFault(
         ErrorCode.TASK_NOT_FOUND,
-        f"no task {task_id[:64]!a}; list yours, the ended ones too, for their ids",
+        f"no task {task_id[:64]!a}; `hivemind ps --all`, or GetAllTasks, lists yours",
     )

@@ -44,7 +44,9 @@ def test_wait_is_1_with_a_line_for_each_that_did_not_succeed(shell: Shell, faile
     assert done.returncode == 1
     first, second = done.stderr.splitlines()
     assert first == f"hivemind: task {failed} failed with exit status 3"
-    assert second.startswith("hivemind: no task 'unknown'")
+    assert second == (
+        "hivemind: no task 'unknown'; `hivemind ps --all`, or GetAllTasks, lists yours"
+    )
 
 
 def test_logs_keeps_the_streams_apart(shell: Shell, failed: str) -> None:
