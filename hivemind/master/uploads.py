@@ -18,8 +18,6 @@ from hivemind.store.blobs import BlobFolder
 _HEAD_BYTES = 64 * 1024
 """How much of a payload is kept at hand, to tell what it is."""
 
-_CLEANUP_S = 5.0
-
 _SILENCE_S = 60.0
 """How long a client may send nothing while its files take up room."""
 
