@@ -1,6 +1,6 @@
 """What a node of the public API can do to the master that calls it: it may be anybody's."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import trio
@@ -50,12 +50,14 @@ async def stop(client: PushClient) -> None:
 
 
 @pytest.mark.parametrize("call", [execute, stop])
-async def test_an_answer_of_a_megabyte_is_not_taken_in(call: object) -> None:
+async def test_an_answer_of_a_megabyte_is_not_taken_in(
+    call: Callable[[PushClient], Awaitable[None]],
+) -> None:
     authenticator = Authenticator(METHODS, verify)
     async with (
         serving([Loud()], authenticator=authenticator) as at,
         open_push_client("127.0.0.1", at.port) as client,
     ):
         with trio.fail_after(5), pytest.raises(RemoteError, match="over the limit of 16384"):
-            await call(client)  # type: ignore[operator]
+            await call(client)
         await client.check()
