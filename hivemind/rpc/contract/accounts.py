@@ -9,7 +9,7 @@ from hivemind.core.messages import Identity, Secret
 from hivemind.core.records import Role
 from hivemind.rpc.auth import Principal
 from hivemind.rpc.channel import Channel
-from hivemind.rpc.context import current_peer, note_error_code
+from hivemind.rpc.context import current_peer
 from hivemind.rpc.contract.callers import current_account
 from hivemind.rpc.contract.credits import CreditHandlers
 from hivemind.rpc.contract.faults import MalformedMessage, NamedFault
@@ -83,24 +83,21 @@ class _UserService(nodepool.UserServiceBase):
                 current_peer(), message.username, message.password, message.invite
             )
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return nodepool.RegisterResponse(success=False, message=fault.text)
+            return nodepool.RegisterResponse(success=False, message=fault.told())
         return nodepool.RegisterResponse(success=True, message=f"account {message.username} made")
 
     async def login(self, message: nodepool.LoginRequest) -> nodepool.LoginResponse:
         try:
             token = await self._handlers.login(current_peer(), message.username, message.password)
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return nodepool.LoginResponse(success=False, message=fault.text)
+            return nodepool.LoginResponse(success=False, message=fault.told())
         return nodepool.LoginResponse(success=True, message="logged in", token=token)
 
     async def get_balance(self, message: nodepool.GetBalanceRequest) -> nodepool.GetBalanceResponse:
         try:
             found = await self._credits.balance(current_account(), message.username)
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return nodepool.GetBalanceResponse(success=False, message=fault.text)
+            return nodepool.GetBalanceResponse(success=False, message=fault.told())
         return nodepool.GetBalanceResponse(
             success=True,
             message=f"the balance of {found.account}",
@@ -119,8 +116,7 @@ class _UserService(nodepool.UserServiceBase):
                 memo="",
             )
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return nodepool.TransferResponse(success=False, message=fault.text)
+            return nodepool.TransferResponse(success=False, message=fault.told())
         return nodepool.TransferResponse(
             success=True, message=f"{message.amount} CPT went to {message.receiver_username}"
         )

@@ -11,7 +11,6 @@ from hivemind.core.direct import (
     SystemInfo,
 )
 from hivemind.rpc.auth import Principal, current_principal
-from hivemind.rpc.context import note_error_code
 from hivemind.rpc.contract.faults import MalformedMessage, NamedFault
 from hivemind.rpc.contract.serving import Servable
 from hivemind.rpc.spool import SpooledField, SpoolFile, current_upload
@@ -79,8 +78,7 @@ class _WorkerNodeService(nodepool.WorkerNodeServiceBase):
         try:
             is_repeated = await self._handlers.execute(current_principal(), task, current_upload())
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return nodepool.ExecuteTaskResponse(success=False, message=fault.text)
+            return nodepool.ExecuteTaskResponse(success=False, message=fault.told())
         text = _accepted(task.task_id, is_repeated=is_repeated)
         return nodepool.ExecuteTaskResponse(success=True, message=text)
 
@@ -90,8 +88,7 @@ class _WorkerNodeService(nodepool.WorkerNodeServiceBase):
         try:
             ended = await self._handlers.stop(current_principal(), message.task_id)
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return nodepool.StopTaskExecutionResponse(success=False, message=fault.text)
+            return nodepool.StopTaskExecutionResponse(success=False, message=fault.told())
         text = _stopped(message.task_id, ended)
         return nodepool.StopTaskExecutionResponse(success=True, message=text)
 
@@ -100,8 +97,7 @@ class _WorkerNodeService(nodepool.WorkerNodeServiceBase):
         try:
             await self._handlers.check_held(current_principal(), message.task_id)
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return nodepool.StatusResponse(success=False, message=fault.text)
+            return nodepool.StatusResponse(success=False, message=fault.told())
         return nodepool.StatusResponse(success=True, message="this worker sees its output itself")
 
     async def report_running_status(
@@ -111,8 +107,7 @@ class _WorkerNodeService(nodepool.WorkerNodeServiceBase):
         try:
             await self._handlers.check_held(current_principal(), message.task_id)
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return nodepool.RunningStatusResponse(success=False, message=fault.text)
+            return nodepool.RunningStatusResponse(success=False, message=fault.told())
         return nodepool.RunningStatusResponse(success=True, message="direct tasks earn nothing")
 
 
@@ -131,8 +126,7 @@ class _TaskWorkerService(taskworker.TaskWorkerServiceBase):
         try:
             is_repeated = await self._handlers.execute(current_principal(), task, current_upload())
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return taskworker.ExecuteTaskResponse(success=False, message=fault.text)
+            return taskworker.ExecuteTaskResponse(success=False, message=fault.told())
         text = _accepted(task.task_id, is_repeated=is_repeated)
         return taskworker.ExecuteTaskResponse(success=True, message=text)
 
@@ -142,8 +136,7 @@ class _TaskWorkerService(taskworker.TaskWorkerServiceBase):
         try:
             seen = await self._handlers.status(current_principal(), message.task_id)
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return taskworker.GetTaskStatusResponse(success=False, message=fault.text)
+            return taskworker.GetTaskStatusResponse(success=False, message=fault.told())
         return taskworker.GetTaskStatusResponse(
             success=True,
             message=seen.detail or _SAID.get(seen.status, ""),
@@ -158,8 +151,7 @@ class _TaskWorkerService(taskworker.TaskWorkerServiceBase):
         try:
             ended = await self._handlers.stop(current_principal(), message.task_id)
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return taskworker.CancelTaskResponse(success=False, message=fault.text)
+            return taskworker.CancelTaskResponse(success=False, message=fault.told())
         return taskworker.CancelTaskResponse(success=True, message=_stopped(message.task_id, ended))
 
     async def get_system_info(

@@ -2,6 +2,7 @@
 
 from grpclib.const import Status
 
+from hivemind.rpc.context import note_error_code
 from hivemind.rpc.errors import CallRefused, ErrorCode, fail
 
 _STATUS = {
@@ -42,6 +43,11 @@ class NamedFault(CallRefused):
         super().__init__(_STATUS[code], f"{code.name}: {text}", code)
         self.named_code = code
         self.text = f"{code.name}: {text}"
+
+    def told(self) -> str:
+        """Its text, for the message of the current call's reply; the trailers get its number."""
+        note_error_code(self.named_code)
+        return self.text
 
     @classmethod
     def from_message(cls, message: str) -> "NamedFault":

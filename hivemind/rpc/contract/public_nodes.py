@@ -74,8 +74,7 @@ class _NodeManagerService(nodepool.NodeManagerServiceBase):
         try:
             words = await self._handlers.register(current_account(), message.node_id, said)
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return nodepool.StatusResponse(success=False, message=fault.text)
+            return nodepool.StatusResponse(success=False, message=fault.told())
         return nodepool.StatusResponse(success=True, message=words)
 
     async def health_check(
@@ -91,8 +90,7 @@ class _NodeManagerService(nodepool.NodeManagerServiceBase):
         try:
             answer = await self._handlers.report_status(current_principal(), said)
         except NamedFault as fault:
-            note_error_code(fault.named_code)
-            return nodepool.StatusResponse(success=False, message=fault.text)
+            return nodepool.StatusResponse(success=False, message=fault.told())
         return nodepool.StatusResponse(success=answer.success, message=answer.message)
 
     async def get_node_list(

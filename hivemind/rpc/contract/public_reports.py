@@ -20,7 +20,6 @@ from hivemind.core.reports import (
     StatusSaid,
 )
 from hivemind.rpc.auth import Principal
-from hivemind.rpc.context import note_error_code
 from hivemind.rpc.contract.callers import current_account
 from hivemind.rpc.contract.faults import MalformedMessage, NamedFault, elsewhere
 from hivemind.rpc.spool import SpooledField, SpoolFile, current_upload
@@ -72,8 +71,7 @@ async def _answered(report: Awaitable[Answer]) -> Answer:
     try:
         return await report
     except NamedFault as fault:
-        note_error_code(fault.named_code)
-        return Answer(success=False, message=fault.text)
+        return Answer(success=False, message=fault.told())
 
 
 async def _status(report: Awaitable[Answer]) -> nodepool.StatusResponse:

@@ -139,7 +139,7 @@ class PublicTaskCalls(nodepool.MasterNodeServiceBase):
                 current_account(), message.task_id, message.user_id, current_upload()
             )
         except NamedFault as fault:
-            return nodepool.UploadTaskResponse(success=False, message=_said(fault))
+            return nodepool.UploadTaskResponse(success=False, message=fault.told())
         return nodepool.UploadTaskResponse(success=True, message=text)
 
     async def poll_task_status(
@@ -149,7 +149,7 @@ class PublicTaskCalls(nodepool.MasterNodeServiceBase):
         try:
             progress = await self._tasks.poll(current_account(), message.task_id)
         except NamedFault as fault:
-            return nodepool.PollTaskStatusResponse(success=False, message=_said(fault))
+            return nodepool.PollTaskStatusResponse(success=False, message=fault.told())
         return nodepool.PollTaskStatusResponse(
             success=True,
             message=progress.text,
@@ -164,7 +164,7 @@ class PublicTaskCalls(nodepool.MasterNodeServiceBase):
         try:
             delivery = await self._tasks.result(current_account(), message.task_id)
         except NamedFault as fault:
-            return nodepool.GetTaskResultResponse(success=False, message=_said(fault))
+            return nodepool.GetTaskResultResponse(success=False, message=fault.told())
         if delivery.code is not None:
             note_error_code(delivery.code)
         _leave(_RESULT_FIELD, delivery.content, "fetch it with hivemind.v1.Tasks/Download")
@@ -177,7 +177,7 @@ class PublicTaskCalls(nodepool.MasterNodeServiceBase):
         try:
             content = await self._tasks.logs(current_account(), message.task_id)
         except NamedFault as fault:
-            return nodepool.GetTaskLogsResponse(success=False, message=_said(fault))
+            return nodepool.GetTaskLogsResponse(success=False, message=fault.told())
         _leave(_LOGS_FIELD, content, "read them with hivemind.v1.Tasks/Watch")
         return nodepool.GetTaskLogsResponse(
             success=True, message=f"{content.size_bytes} bytes of output"
@@ -210,13 +210,8 @@ class PublicTaskCalls(nodepool.MasterNodeServiceBase):
         try:
             text = await self._tasks.stop(current_account(), message.task_id)
         except NamedFault as fault:
-            return nodepool.StopTaskResponse(success=False, message=_said(fault))
+            return nodepool.StopTaskResponse(success=False, message=fault.told())
         return nodepool.StopTaskResponse(success=True, message=text)
-
-
-def _said(fault: NamedFault) -> str:
-    note_error_code(fault.named_code)
-    return fault.text
 
 
 def _leave(field_number: int, content: Content, remedy: str) -> None:
